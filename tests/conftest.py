@@ -1,0 +1,56 @@
+"""What several test files share: the script, small data files, one run of `main`."""
+
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP))
+import cnn_mnist
+
+SCRIPT = TOP / "cnn_mnist.py"
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """The four uint8 arrays of mnist.npz by name."""
+    with np.load(TOP / "mnist.npz", allow_pickle=False) as archive:
+        return dict(archive)
+
+
+@pytest.fixture(scope="session")
+def small(mnist):
+    """The first 1,280 training and 300 test digits of MNIST, as in an .npz file.
+
+    Nine tenths of 1,280 are exactly 9 batches of 128, so that every split and batch
+    size other than the default ones shows in the number of steps.
+    """
+    sizes = {"x_train": 1280, "y_train": 1280, "x_test": 300, "y_test": 300}
+    return {name: mnist[name][:size] for name, size in sizes.items()}
+
+
+@pytest.fixture(scope="session")
+def small_file(small, tmp_path_factory):
+    """The path of an .npz file with the arrays of `small`."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez_compressed(path, **small)
+    return str(path)
+
+
+@pytest.fixture
+def run(capsys):
+    """A function that calls `main` with a command line; see its `status`, `out`, `err`."""
+
+    def run(*argv):
+        capsys.readouterr()
+        try:
+            status = cnn_mnist.main([str(arg) for arg in argv])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return types.SimpleNamespace(status=status, out=out, err=err)
+
+    return run
