@@ -10,8 +10,10 @@ accuracy of about 0.991.
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 # flag or a damaged file is answered without the wait.
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
 
 NUM_CLASSES = 10
 INPUT_SHAPE = (28, 28, 1)
@@ -35,10 +38,25 @@ BATCH_SIZE = 128
 EPOCHS = 15
 VALIDATION_SPLIT = 0.1
 SEED = 1
+MODEL_SUFFIXES = (".keras",)
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+MAX_TILES, TILE_COLUMNS = 32, 8
 DATA = Path(__file__).resolve().with_name("mnist.npz")
 
 
 # --- Data ---------------------------------------------------------------------
+
+
+def reason(error: Exception) -> str:
+    """Return what the error says, without number and file name, in one line."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+
+
+def require_zip(path: str | Path) -> None:
+    """Raise OSError if `path` cannot be opened, ValueError if it is no zip archive."""
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is of another format, or was cut short")
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -48,10 +66,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """
     arrays = {}
     try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("not an .npz file, or one that was cut short")
-            archive = np.load(file, allow_pickle=False)
+        require_zip(path)
+        with np.load(path, allow_pickle=False) as archive:
             for name in ("x_train", "y_train", "x_test", "y_test"):
                 if name not in archive:
                     raise ValueError(f"there is no array {name} in it")
@@ -59,8 +75,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     # Depending on which byte is wrong, a damaged archive raises BadZipFile,
     # zlib.error, EOFError, NotImplementedError and more.
     except Exception as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"cannot read {path}: {reason}") from error
+        raise ValueError(f"cannot read {path}: {reason(error)}") from error
     return arrays
 
 
@@ -78,7 +93,7 @@ def download() -> dict[str, np.ndarray]:
     except Exception as error:  # Keras raises nothing more specific.
         raise ValueError(
             f"there is no {DATA}, and keras.datasets.mnist could not fetch the data "
-            f"({error}): put mnist.npz beside the script, or name it with --data"
+            f"({reason(error)}): put mnist.npz beside the script, or name it with --data"
         ) from error
     return dict(zip(("x_train", "y_train", "x_test", "y_test"), train + test))
 
@@ -165,14 +180,190 @@ def build_model() -> "keras.Sequential":
     return model
 
 
+def load_model(path: str | Path) -> "keras.Model":
+    """Return the compiled model saved at `path`, with the state of its optimizer.
+
+    Raises ValueError if there is no such model, if Keras's safe mode rejects it, or
+    if it does not map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
+    """
+    import keras
+
+    try:
+        require_zip(path)
+        model = keras.saving.load_model(path, safe_mode=True)
+        for found, wanted in (
+            (model.input_shape, (None, *INPUT_SHAPE)),
+            (model.output_shape, (None, NUM_CLASSES)),
+        ):
+            if found != wanted:
+                raise ValueError(f"it has a shape of {found} where {wanted} is needed")
+        # What a model was compiled with shows in what it reports.
+        x, y = np.zeros((1, *INPUT_SHAPE)), np.eye(1, NUM_CLASSES)
+        if set(model.evaluate(x, y, verbose=0, return_dict=True)) != {
+            "loss",
+            "accuracy",
+        }:
+            raise ValueError("it was not compiled to report loss and accuracy")
+    # A damaged or foreign file fails wherever Keras first trips over it.
+    except Exception as error:
+        raise ValueError(f"cannot load {path}: {reason(error)}") from error
+    return model
+
+
+# --- Training -----------------------------------------------------------------
+
+
+def train(
+    model: "keras.Model",
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int = BATCH_SIZE,
+    epochs: int = EPOCHS,
+    callbacks: Sequence["keras.callbacks.Callback"] = (),
+) -> dict[str, list[float]]:
+    """Fit the model; return loss, accuracy, val_loss, val_accuracy of each epoch.
+
+    x, y: as from `load_data`. The last tenth is held out for validation, the rest
+        shuffled before each epoch.
+
+    Ctrl-C ends the training after the current step and leaves `model.stop_training`
+    True; a second one raises KeyboardInterrupt.
+    """
+    import keras
+
+    previous = signal.getsignal(signal.SIGINT)
+
+    def stop(signum, frame):
+        signal.signal(signal.SIGINT, previous)
+        model.stop_training = True
+        print(
+            "\nInterrupted: stopping after this step. Ctrl-C again stops at once.",
+            file=sys.stderr,
+        )
+
+    # From on_train_begin on, because fit() first sets stop_training to False.
+    listen = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: signal.signal(signal.SIGINT, stop)
+    )
+    try:
+        return model.fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            validation_split=VALIDATION_SPLIT,
+            callbacks=[listen, *callbacks],
+            # The progress bar redraws its line, which only a terminal can show.
+            verbose=1 if sys.stdout.isatty() else 2,
+        ).history
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+# --- Evaluation ---------------------------------------------------------------
+
+
+def draw(
+    history: dict[str, list[float]],
+    x: np.ndarray,
+    y: np.ndarray,
+    probabilities: np.ndarray,
+) -> "Figure":
+    """Return a figure of the training and of the digits that the network got wrong.
+
+    history: as from `train`; without epochs the curves are left out.
+    x, y: the test set as from `load_data`.
+    probabilities: float32, shape (n, 10), the network's output for x.
+    """
+    from matplotlib.figure import Figure
+
+    truth, answer = y.argmax(axis=1), probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    wrong = np.flatnonzero(answer != truth)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]  # most confident first
+    shown = wrong[:MAX_TILES]
+    tile_rows = -(-len(shown) // TILE_COLUMNS)  # rounded up
+
+    heights = [3.0] * bool(history) + [0.5 + 1.15 * tile_rows]  # in inches
+    figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
+    *curves, tiles = figure.subfigures(
+        len(heights), height_ratios=heights, squeeze=False
+    ).flat
+
+    for part in curves:
+        epochs = range(1, len(history["loss"]) + 1)
+        for axes, name in zip(part.subplots(1, 2), ("loss", "accuracy")):
+            # Blue and vermilion differ for colour-blind readers too.
+            axes.plot(epochs, history[name], "o-", color="#0072B2", label="training")
+            axes.plot(
+                epochs,
+                history["val_" + name],
+                "s--",
+                color="#D55E00",
+                label="validation",
+            )
+            axes.set(xlabel="epoch", ylabel=name)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            axes.grid(alpha=0.3)
+            axes.legend()
+
+    title = f"{len(wrong):,} of {len(x):,} test images wrong"
+    if len(shown) < len(wrong):
+        title += f", the {len(shown)} most confident of them:"
+    tiles.suptitle(title)
+    for position, i in enumerate(shown, start=1):
+        axes = tiles.add_subplot(tile_rows, TILE_COLUMNS, position)
+        axes.imshow(x[i], cmap="gray_r", vmin=0, vmax=1)
+        axes.set_title(
+            f"is {truth[i]}, said {answer[i]}\n{confidence[i]:.1%} sure",
+            fontsize=9,
+            pad=2,
+        )
+        axes.axis("off")
+    return figure
+
+
+# --- Files to write -----------------------------------------------------------
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it into place.
+
+    Whoever opens `path` finds the old file or the whole new one, never a part.
+    The temporary file has always the same name, so that none pile up.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Raise ValueError unless `replace_file` can write `path`; leave it as it is."""
+    if path.suffix not in suffixes:
+        raise ValueError(f"{path} does not end in {' or '.join(suffixes)}")
+    try:
+        if path.exists():
+            path.open("ab").close()  # fails on a folder or a read-only file
+        temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {reason(error)}") from error
+
+
 # --- Command line -------------------------------------------------------------
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; a wrong one exits with status 2, as argparse does."""
     parser = argparse.ArgumentParser(
         prog="cnn_mnist.py",
         description="Train a convolutional network on the MNIST digits.",
+        epilog="Exit status: 0 done, 1 a model or figure could not be written, 2 a "
+        "wrong flag or file, 130 interrupted by Ctrl-C.",
     )
     parser.add_argument(
         "--epochs",
@@ -200,29 +391,65 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PATH",
         help=".npz file to train and test on (default: mnist.npz beside the script)",
     )
+    parser.add_argument(
+        "--load-model",
+        metavar="PATH",
+        help="start from this saved .keras model (default: a new one)",
+    )
+    parser.add_argument(
+        "--save-model",
+        type=Path,
+        metavar="PATH",
+        help="write the model to this .keras file after every epoch (default: do not)",
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="PATH",
+        help="draw the training and the mistakes to this .png, .svg or .pdf file; "
+        "needs matplotlib (default: do not)",
+    )
     args = parser.parse_args(argv)
+
     if args.epochs < 0:
         parser.error("argument --epochs: must be 0 or more")
     if args.batch_size < 1:
         parser.error("argument --batch-size: must be 1 or more")
     if not 0 <= args.seed < 2**32:  # what NumPy takes as a seed
         parser.error("argument --seed: must be from 0 to 4294967295")
+    for flag, path, suffixes in (
+        ("--save-model", args.save_model, MODEL_SUFFIXES),
+        ("--plot", args.plot, PLOT_SUFFIXES),
+    ):
+        try:
+            if path is not None:
+                check_output(path, suffixes)
+        except ValueError as error:
+            parser.error(f"argument {flag}: {error}")
+    if args.plot is not None:
+        try:
+            import matplotlib.figure  # noqa: F401
+        except ImportError:
+            parser.error("argument --plot: needs matplotlib: pip install matplotlib")
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Load, build, train, evaluate; return the exit status: 0, or 2 for bad data.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Load, build, train, evaluate; return the exit status (see the end of --help).
 
     argv: the command line without the program's name; by default `sys.argv[1:]`.
     """
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
+
+        import keras
+
+        keras.utils.set_random_seed(args.seed)
+        model = load_model(args.load_model) if args.load_model else build_model()
     except ValueError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
         return 2
-
-    import keras
 
     backend = keras.backend.backend()
     version = sys.modules[backend].__version__
@@ -230,26 +457,46 @@ def main(argv: list[str] | None = None) -> int:
     # /job:localhost/replica:0/task:0/device:GPU:0.
     device = str(keras.ops.zeros(()).device).rpartition("device:")[-1]
     print(f"Keras {keras.__version__} with {backend} {version} on {device}")
-
-    keras.utils.set_random_seed(args.seed)
-    model = build_model()
     model.summary()
-    model.fit(
-        x_train,
-        y_train,
-        batch_size=args.batch_size,
-        epochs=args.epochs,
-        validation_split=VALIDATION_SPLIT,
-        # The progress bar redraws its line, which only a terminal can show.
-        verbose=1 if sys.stdout.isatty() else 2,
+
+    status = 0
+
+    def save(path, write):
+        nonlocal status
+        try:
+            replace_file(path, write)
+        except OSError as error:
+            status = 1
+            print(
+                f"\ncnn_mnist.py: cannot write {path}: {reason(error)}", file=sys.stderr
+            )
+
+    callbacks = []
+    if args.save_model:
+        callbacks = [
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: save(args.save_model, model.save)
+            )
+        ]
+        if args.epochs == 0:
+            save(args.save_model, model.save)
+    history = train(model, x_train, y_train, args.batch_size, args.epochs, callbacks)
+    interrupted = model.stop_training
+
+    results = model.evaluate(
+        x_test, y_test, batch_size=args.batch_size, verbose=0, return_dict=True
     )
-    loss, accuracy = model.evaluate(
-        x_test, y_test, batch_size=args.batch_size, verbose=0
-    )
-    print(f"Test loss: {loss:.4f}")
-    print(f"Test accuracy: {accuracy:.4f}")
-    return 0
+    print(f"Test loss: {results['loss']:.4f}")
+    print(f"Test accuracy: {results['accuracy']:.4f}")
+
+    if args.plot:
+        probabilities = model.predict(x_test, batch_size=args.batch_size, verbose=0)
+        save(args.plot, draw(history, x_test, y_test, probabilities).savefig)
+    return status or (130 if interrupted else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,5 +1,6 @@
 """What several test files share: the script, small data files, one run of `main`."""
 
+import re
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,8 @@ sys.path.insert(0, str(TOP))
 import cnn_mnist
 
 SCRIPT = TOP / "cnn_mnist.py"
+# The last two lines of every run.
+RESULT = re.compile(r"Test loss: (\d+\.\d{4})\nTest accuracy: ([01]\.\d{4})\n\Z")
 
 
 @pytest.fixture(scope="session")

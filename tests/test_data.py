@@ -170,13 +170,13 @@ def with_label(value):
 BAD_FILES = {
     "missing": (lambda path, small: None, "No such file"),
     "folder": (lambda path, small: path.mkdir(), "Is a directory"),
-    "text": (lambda path, small: path.write_text("5 0 4 1"), "not an .npz file"),
-    "empty file": (lambda path, small: path.write_bytes(b""), "not an .npz file"),
+    "text": (lambda path, small: path.write_text("5 0 4 1"), "of another format"),
+    "empty file": (lambda path, small: path.write_bytes(b""), "of another format"),
     "npy": (
         lambda path, small: path.open("wb").write(
             b"\x93NUMPY\x01\x00" + bytes(small["y_test"])
         ),
-        "not an .npz file",
+        "of another format",
     ),
     "truncated": (truncated, "cut short"),
     "bit flip": (bit_flipped, "Bad CRC-32"),

@@ -9,11 +9,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import SCRIPT, TOP
+from conftest import RESULT, SCRIPT, TOP
 
 import cnn_mnist
 
-RESULT = re.compile(r"Test loss: (\d+\.\d{4})\nTest accuracy: ([01]\.\d{4})\n\Z")
 EPOCH = re.compile(
     r"Epoch (\d+)/(\d+)\n"
     r"(\d+)/(\d+) - \d+s - \d+m?s/step - accuracy: (\d\.\d{4}) - loss: (\d\.\d{4})"

@@ -1,0 +1,323 @@
+"""Saving and loading models: never a part of one, never a lost run."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import RESULT, SCRIPT
+
+import cnn_mnist
+
+
+@pytest.fixture(scope="module")
+def saved(small_file, tmp_path_factory):
+    """The path of a model trained for two epochs of 9 steps."""
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    flags = ["--data", small_file, "--epochs", "2", "--save-model", str(path)]
+    assert cnn_mnist.main(flags) == 0
+    return path
+
+
+def steps_taken(path):
+    return int(keras.saving.load_model(path).optimizer.iterations)
+
+
+def test_the_model_is_saved_after_every_epoch(run, small_file, tmp_path, monkeypatch):
+    path = tmp_path / "model.keras"
+    replace_file, steps = cnn_mnist.replace_file, []
+
+    def recorded(*args):
+        replace_file(*args)
+        steps.append(steps_taken(path))
+
+    monkeypatch.setattr(cnn_mnist, "replace_file", recorded)
+    done = run("--data", small_file, "--epochs", 3, "--save-model", path)
+    assert done.status == 0
+    assert steps == [9, 18, 27]
+    assert os.listdir(tmp_path) == ["model.keras"]
+
+
+def test_a_loaded_model_prints_the_results_it_was_saved_with(run, small_file, tmp_path):
+    path = tmp_path / "model.keras"
+    done = run("--data", small_file, "--epochs", 2, "--save-model", path)
+    again = run("--data", small_file, "--epochs", 0, "--load-model", path)
+    assert again.status == 0
+    assert RESULT.search(again.out).groups() == RESULT.search(done.out).groups()
+
+
+def test_training_goes_on_where_it_was_saved(run, small_file, saved, tmp_path):
+    path = tmp_path / "more.keras"
+    flags = ("--load-model", saved, "--save-model", path, "--epochs", 1)
+    done = run("--data", small_file, *flags)
+    assert done.status == 0
+    assert steps_taken(saved) == 18
+    assert steps_taken(path) == 27
+    old, new = (keras.saving.load_model(p).optimizer for p in (saved, path))
+    assert any(np.any(np.array(variable)) for variable in old.variables[2:])
+    assert len(old.variables) == len(new.variables)
+
+
+def test_a_model_can_be_loaded_and_saved_in_one_file(run, small_file, tmp_path):
+    path = tmp_path / "model.keras"
+    for _ in range(2):
+        flags = ("--load-model", path) if path.exists() else ()
+        done = run("--data", small_file, "--epochs", 1, *flags, "--save-model", path)
+        assert done.status == 0
+    assert steps_taken(path) == 18
+
+
+def test_without_epochs_the_model_is_saved_once(run, small_file, saved, tmp_path):
+    path = tmp_path / "copy.keras"
+    flags = ("--load-model", saved, "--save-model", path, "--epochs", 0)
+    assert run("--data", small_file, *flags).status == 0
+    assert steps_taken(path) == 18
+
+
+def test_the_last_tenth_was_held_out(small, run, tmp_path):
+    """Wrong labels there cost the validation, not the training."""
+    labels = small["y_train"].copy()
+    labels[1152:] = (labels[1152:] + 1) % 10
+    path, model_path = tmp_path / "wrong.npz", tmp_path / "model.keras"
+    np.savez(path, **small | {"y_train": labels})
+    done = run("--data", path, "--epochs", 4, "--save-model", model_path)
+    assert done.status == 0
+    model = keras.saving.load_model(model_path)
+    (x, y), _ = cnn_mnist.load_data(path)
+    assert model.evaluate(x[:1152], y[:1152], verbose=0)[1] > 0.7
+    loss, accuracy = model.evaluate(x[1152:], y[1152:], verbose=0)
+    assert accuracy < 0.2
+    assert f" - val_accuracy: {accuracy:.4f} - val_loss: {loss:.4f}\n" in done.out
+
+
+# --- Models that cannot be used -----------------------------------------------
+
+
+def text(path):
+    path.write_text("a model")
+
+
+def zip_of_something_else(path):
+    np.savez(path.with_suffix(".npz"), weights=np.zeros(3))
+    path.with_suffix(".npz").rename(path)
+
+
+def cut_short(path):
+    cnn_mnist.build_model().save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def saved_network(*layers, **compile):
+    def write(path):
+        model = keras.Sequential(layers)
+        if compile:
+            model.compile(**compile)
+        model.save(path)
+
+    return write
+
+
+def lambda_layer(path):
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Lambda(lambda x: x[:, :10]),
+        ]
+    )
+    model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+    model.save(path)
+
+
+IMAGES = (keras.Input((28, 28, 1)), keras.layers.Flatten())
+COMPILE = {"loss": "categorical_crossentropy", "metrics": ["accuracy"]}
+BAD_MODELS = {
+    "missing": (lambda path: None, "No such file or directory"),
+    "folder": (lambda path: path.mkdir(), "Is a directory"),
+    "text": (text, "of another format, or was cut short"),
+    "another zip": (zip_of_something_else, "config.json"),
+    "cut short": (cut_short, "of another format, or was cut short"),
+    "other images": (
+        saved_network(
+            keras.Input((32, 32, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+            **COMPILE,
+        ),
+        "(None, 32, 32, 1) where (None, 28, 28, 1) is needed",
+    ),
+    "no channel axis": (
+        saved_network(
+            keras.Input((28, 28)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+            **COMPILE,
+        ),
+        "(None, 28, 28) where (None, 28, 28, 1) is needed",
+    ),
+    "26 classes": (
+        saved_network(*IMAGES, keras.layers.Dense(26), **COMPILE),
+        "(None, 26) where (None, 10) is needed",
+    ),
+    "not compiled": (saved_network(*IMAGES, keras.layers.Dense(10)), "compile()"),
+    "no accuracy": (
+        saved_network(*IMAGES, keras.layers.Dense(10), loss=COMPILE["loss"]),
+        "not compiled to report loss and accuracy",
+    ),
+    "code in it": (lambda_layer, "lambda"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_an_unusable_model_is_named_in_one_line(case, run, small_file, tmp_path):
+    write, message = BAD_MODELS[case]
+    path = tmp_path / "bad.keras"
+    write(path)
+    with pytest.raises(ValueError):
+        cnn_mnist.load_model(path)
+    done = run("--data", small_file, "--load-model", path)
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith(f"cnn_mnist.py: error: cannot load {path}: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+# --- Paths that cannot be written ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "message"),
+    [
+        ("--save-model", "model.h5", "does not end in .keras"),
+        ("--save-model", "model", "does not end in .keras"),
+        ("--save-model", "nowhere/model.keras", "No such file or directory"),
+        ("--save-model", "file/model.keras", "Not a directory"),
+        ("--save-model", "folder.keras", "Is a directory"),
+        ("--plot", "plot.jpg", "does not end in .png or .svg or .pdf"),
+        ("--plot", "nowhere/plot.png", "No such file or directory"),
+        ("--plot", "folder.png", "Is a directory"),
+    ],
+)
+def test_a_wrong_path_is_answered_before_training(run, tmp_path, flag, name, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    done = run(flag, tmp_path / name)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.splitlines()[-1].startswith(
+        f"cnn_mnist.py: error: argument {flag}: "
+    )
+    assert str(tmp_path / name) in done.err
+    assert message in done.err
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_read_only_folder_is_answered_before_training(run, tmp_path, monkeypatch):
+    tmp_path.chmod(0o500)
+    if os.geteuid() == 0:  # whom no permission stops
+
+        def touch(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "touch", touch)
+    done = run("--save-model", tmp_path / "model.keras")
+    tmp_path.chmod(0o700)
+    assert (done.status, done.out) == (2, "")
+    assert "Permission denied" in done.err
+
+
+def test_the_check_leaves_an_existing_file_as_it_is(run, saved, tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(saved.read_bytes())
+    done = run("--save-model", path, "--data", "nowhere.npz")
+    assert done.status == 2
+    assert path.read_bytes() == saved.read_bytes()
+    assert os.listdir(tmp_path) == ["model.keras"]
+
+
+# --- Writes that fail, and runs that are killed -------------------------------
+
+
+def test_a_write_that_fails_costs_neither_the_run_nor_the_old_model(
+    run, small_file, saved, tmp_path
+):
+    path, plot = tmp_path / "model.keras", tmp_path / "plot.png"
+    path.write_bytes(saved.read_bytes())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # bytes in a file
+    flags = ("--save-model", path, "--plot", plot)
+    try:
+        done = run("--data", small_file, "--epochs", 2, *flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.status == 1
+    assert RESULT.search(done.out)
+    assert done.err.count(f"cnn_mnist.py: cannot write {path}: File too large") == 2
+    assert done.err.count(f"cnn_mnist.py: cannot write {plot}: File too large") == 1
+    assert path.read_bytes() == saved.read_bytes()
+    assert os.listdir(tmp_path) == ["model.keras"]
+
+
+def test_one_failed_write_shows_in_the_exit_status(
+    run, small_file, tmp_path, monkeypatch
+):
+    path = tmp_path / "model.keras"
+    replace_file, calls = cnn_mnist.replace_file, []
+
+    def fails_once(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        replace_file(*args)
+
+    monkeypatch.setattr(cnn_mnist, "replace_file", fails_once)
+    done = run("--data", small_file, "--epochs", 2, "--save-model", path)
+    assert done.status == 1
+    assert "No space left on device" in done.err
+    assert steps_taken(path) == 18
+
+
+def test_a_lost_folder_does_not_cost_the_run(run, small_file, tmp_path, monkeypatch):
+    folder, train = tmp_path / "folder", cnn_mnist.train
+    folder.mkdir()
+
+    def train_without_folder(*args):
+        folder.rmdir()
+        return train(*args)
+
+    monkeypatch.setattr(cnn_mnist, "train", train_without_folder)
+    path = folder / "model.keras"
+    done = run("--data", small_file, "--epochs", 1, "--save-model", path)
+    assert done.status == 1
+    assert RESULT.search(done.out)
+    assert f"cannot write {path}: No such file or directory" in done.err
+
+
+def test_kill_9_leaves_a_whole_model(small, tmp_path):
+    data, path = tmp_path / "tiny.npz", tmp_path / "out" / "model.keras"
+    np.savez(data, **{name: array[:10] for name, array in small.items()})
+    path.parent.mkdir()
+    flags = ["--data", data, "--epochs", "1000000", "--save-model", path]
+    for wait in (0, 0.05, 0.1):  # an epoch takes about 0.06 s, most of it the write
+        before = path.stat().st_mtime_ns if path.exists() else None
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT, *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not path.exists() or path.stat().st_mtime_ns == before:
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert steps_taken(path) >= 1
+        assert set(os.listdir(path.parent)) <= {"model.keras", ".model.tmp.keras"}

@@ -1,0 +1,184 @@
+"""The figure of --plot: what is on it, and that it is written as asked."""
+
+import io
+import sys
+import xml.etree.ElementTree
+
+import matplotlib.image
+import numpy as np
+import pytest
+from conftest import RESULT
+
+import cnn_mnist
+
+HISTORY = {
+    "loss": [0.4, 0.1, 0.05],
+    "accuracy": [0.9, 0.96, 0.98],
+    "val_loss": [0.2, 0.08, 0.07],
+    "val_accuracy": [0.95, 0.97, 0.975],
+}
+
+
+@pytest.fixture(scope="module")
+def digits(small_file):
+    """The 300 test digits of the small file."""
+    _, (x, y) = cnn_mnist.load_data(small_file)
+    return x, y
+
+
+def answers(y, wrong):
+    """Probabilities with the digits of `wrong` (index: confidence) given as 1 more."""
+    probabilities = np.where(y == 1, 0.91, 0.01)
+    for i, confidence in wrong.items():
+        said = (y[i].argmax() + 1) % 10
+        probabilities[i] = (1 - confidence) / 9
+        probabilities[i, said] = confidence
+    return probabilities
+
+
+def tiles(figure):
+    return [axes for axes in figure.axes if axes.images]
+
+
+def titles(figure):
+    return [text.get_text() for part in figure.subfigs for text in part.texts]
+
+
+def test_the_curves(digits):
+    figure = cnn_mnist.draw(HISTORY, *digits, answers(digits[1], {}))
+    left, right = figure.axes
+    for axes, name in ((left, "loss"), (right, "accuracy")):
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", name)
+        training, validation = axes.lines
+        assert list(training.get_xdata()) == [1, 2, 3]
+        assert list(training.get_ydata()) == HISTORY[name]
+        assert list(validation.get_xdata()) == [1, 2, 3]
+        assert list(validation.get_ydata()) == HISTORY[f"val_{name}"]
+        assert training.get_color() != validation.get_color()
+        assert training.get_marker() != validation.get_marker()
+        labels = [text.get_text() for text in axes.get_legend().texts]
+        assert labels == ["training", "validation"]
+    assert titles(figure) == ["0 of 300 test images wrong"]
+
+
+def test_an_epoch_is_a_whole_number(digits):
+    for epochs in (1, 2, 15):
+        history = {name: [0.5] * epochs for name in HISTORY}
+        figure = cnn_mnist.draw(history, *digits, answers(digits[1], {}))
+        for axes in figure.axes:
+            assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+def test_the_mistakes_most_confident_first(digits):
+    x, y = digits
+    wrong = {5: 0.6, 17: 0.998, 100: 0.75}
+    figure = cnn_mnist.draw({}, x, y, answers(y, wrong))
+    assert titles(figure) == ["3 of 300 test images wrong"]
+    assert len(figure.axes) == 3
+    for axes, i, sure in zip(tiles(figure), (17, 100, 5), ("99.8%", "75.0%", "60.0%")):
+        true = y[i].argmax()
+        said = (true + 1) % 10
+        assert axes.get_title() == f"is {true}, said {said}\n{sure} sure"
+        assert np.array_equal(axes.images[0].get_array(), x[i, :, :, 0])
+        assert axes.images[0].get_clim() == (0, 1)
+        assert axes.images[0].get_cmap().name == "gray_r"
+        assert not axes.axison
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown", "title"),
+    [
+        (8, 8, "8 of 300 test images wrong"),
+        (9, 9, "9 of 300 test images wrong"),
+        (32, 32, "32 of 300 test images wrong"),
+        (33, 32, "33 of 300 test images wrong, the 32 most confident of them:"),
+    ],
+)
+def test_at_most_32_mistakes_in_rows_of_8(digits, wrong, shown, title):
+    x, y = digits
+    some = {i: 0.5 + 0.01 * i for i in range(wrong)}
+    figure = cnn_mnist.draw({}, x, y, answers(y, some))
+    assert titles(figure) == [title]
+    assert len(tiles(figure)) == shown
+    rows, columns, *_ = tiles(figure)[0].get_subplotspec().get_geometry()
+    assert (rows, columns) == (-(-shown // 8), 8)
+    assert tiles(figure)[0].get_title().endswith(f"{0.5 + 0.01 * (wrong - 1):.1%} sure")
+
+
+@pytest.mark.parametrize("history", [HISTORY, {}], ids=["curves", "no curves"])
+@pytest.mark.parametrize("wrong", [0, 5, 60])
+def test_no_text_overlaps(digits, history, wrong):
+    x, y = digits
+    figure = cnn_mnist.draw(history, x, y, answers(y, {i: 0.999 for i in range(wrong)}))
+    figure.savefig(io.BytesIO())  # lays the figure out
+    boxes = [text.get_window_extent() for part in figure.subfigs for text in part.texts]
+    for axes in figure.axes:
+        if axes.images:
+            boxes += [
+                axes.title.get_window_extent(),
+                axes.images[0].get_window_extent(),
+            ]
+        else:
+            boxes.append(axes.get_tightbbox())  # with its labels
+    boxes = [box.padded(-0.5) for box in boxes]  # a caption may touch its digit
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+        assert box.y0 >= 0 and box.y1 <= figure.bbox.y1
+        assert box.count_overlaps(boxes[i + 1 :]) == 0
+
+
+def test_a_run_with_plot_shows_what_its_evaluation_counts(
+    run, small_file, tmp_path, monkeypatch
+):
+    figures, draw = [], cnn_mnist.draw
+
+    def recorded(*args):
+        figures.append(draw(*args))
+        return figures[-1]
+
+    monkeypatch.setattr(cnn_mnist, "draw", recorded)
+    path = tmp_path / "plot.png"
+    for epochs, height in ((6, 1000), (0, 612)):
+        done = run("--data", small_file, "--epochs", epochs, "--plot", path)
+        assert done.status == 0
+        accuracy = float(RESULT.search(done.out).group(2))
+        wrong = round((1 - accuracy) * 300)
+        figure = figures[-1]
+        assert titles(figure)[0].startswith(f"{wrong} of 300 test images wrong")
+        assert len(tiles(figure)) == min(wrong, 32)
+        assert len(figure.axes) - len(tiles(figure)) == (2 if epochs else 0)
+        image = matplotlib.image.imread(path)
+        expected = figure.get_size_inches() * 120
+        assert image.shape[:2] == (round(expected[1]), round(expected[0]))
+        assert image.shape[1] == 1020
+        assert image.std() > 0.1
+        if epochs:
+            lines = figure.axes[0].lines
+            printed = [
+                float(line.split(" - loss: ")[1][:6])
+                for line in done.out.splitlines()
+                if " - loss: " in line
+            ]
+            assert list(lines[0].get_ydata()) == pytest.approx(printed, abs=6e-5)
+
+
+def test_the_other_formats(run, small_file, tmp_path):
+    svg, pdf = tmp_path / "plot.svg", tmp_path / "plot.pdf"
+    assert run("--data", small_file, "--epochs", 0, "--plot", svg).status == 0
+    assert run("--data", small_file, "--epochs", 0, "--plot", pdf).status == 0
+    assert xml.etree.ElementTree.parse(svg).getroot().tag.endswith("svg")
+    assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_without_matplotlib_the_flag_says_how_to_get_it(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = run("--plot", tmp_path / "plot.png")
+    assert (done.status, done.out) == (2, "")
+    assert "pip install matplotlib" in done.err
+
+
+def test_without_the_flag_matplotlib_is_not_needed(run, small_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run("--data", small_file, "--epochs", 0).status == 0
