@@ -186,23 +186,19 @@ def load_model(path: str | Path) -> "keras.Model":
     Raises ValueError if there is no such model, if Keras's safe mode rejects it, or
     if it does not map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
     """
-    import keras
-
     try:
         require_zip(path)
+
+        import keras
+
         model = keras.saving.load_model(path, safe_mode=True)
-        for found, wanted in (
-            (model.input_shape, (None, *INPUT_SHAPE)),
-            (model.output_shape, (None, NUM_CLASSES)),
-        ):
-            if found != wanted:
-                raise ValueError(f"it has a shape of {found} where {wanted} is needed")
+        shapes = model.input_shape, model.output_shape
+        if shapes != ((None, *INPUT_SHAPE), (None, NUM_CLASSES)):
+            raise ValueError("it maps {} to {}, not (28, 28, 1) to 10".format(*shapes))
         # What a model was compiled with shows in what it reports.
         x, y = np.zeros((1, *INPUT_SHAPE)), np.eye(1, NUM_CLASSES)
-        if set(model.evaluate(x, y, verbose=0, return_dict=True)) != {
-            "loss",
-            "accuracy",
-        }:
+        report = model.evaluate(x, y, verbose=0, return_dict=True)
+        if set(report) != {"loss", "accuracy"}:
             raise ValueError("it was not compiled to report loss and accuracy")
     # A damaged or foreign file fails wherever Keras first trips over it.
     except Exception as error:
@@ -442,14 +438,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
-
-        import keras
-
-        keras.utils.set_random_seed(args.seed)
-        model = load_model(args.load_model) if args.load_model else build_model()
+        model = load_model(args.load_model) if args.load_model else None
     except ValueError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
         return 2
+
+    import keras
+
+    keras.utils.set_random_seed(args.seed)
+    if model is None:
+        model = build_model()
 
     backend = keras.backend.backend()
     version = sys.modules[backend].__version__

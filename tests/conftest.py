@@ -43,6 +43,15 @@ def small_file(small, tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="session")
+def saved(small_file, tmp_path_factory):
+    """The path of a model trained for two epochs of 9 steps."""
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    flags = ["--data", small_file, "--epochs", "2", "--save-model", str(path)]
+    assert cnn_mnist.main(flags) == 0
+    return path
+
+
 @pytest.fixture
 def run(capsys):
     """A function that calls `main` with a command line; see its `status`, `out`, `err`."""

@@ -1,0 +1,324 @@
+"""The formulas of the README in plain NumPy, against the layers of `build_model`.
+
+Keras computes in float32, whose rounding is 6e-8 of a value; sums of n such values
+are off by up to about sqrt(n) of that. The largest sum here has 1,600 terms of order
+1, so 1e-5 leaves room for every order of summation, and no wrong formula comes near.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import cnn_mnist
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+# --- The formulas -------------------------------------------------------------
+
+
+def convolution(x, kernel, bias):
+    """ReLU(W * X + b): at each place the sum over window and channels, no flipping."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
+    # windows: (image, row, column, channel, i, j); kernel: (i, j, channel, filter)
+    return np.maximum(np.tensordot(windows, kernel, ((4, 5, 3), (0, 1, 2))) + bias, 0)
+
+
+def max_pooling(x):
+    """The maximum of each 2x2 region; an odd last row or column is left out."""
+    n, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+
+
+def flatten(x):
+    """Row by row, column by column, channel by channel."""
+    return np.array([[v for row in image for cell in row for v in cell] for image in x])
+
+
+def softmax(z):
+    """e^z_i / sum_j e^z_j; the largest z subtracted, which cancels in the fraction."""
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def dense(x, kernel, bias):
+    return softmax(x @ kernel + bias)
+
+
+def cross_entropy(y, probabilities):
+    """-(1/m) sum_i sum_j y_ij log(yhat_ij)"""
+    return -np.sum(y * np.log(probabilities)) / len(y)
+
+
+def accuracy(y, probabilities):
+    """The mean of the indicator argmax(yhat_i) = argmax(y_i)."""
+    return np.mean(probabilities.argmax(axis=1) == y.argmax(axis=1))
+
+
+def network(weights, x, mask=1.0):
+    """The whole forward pass; mask is what dropout multiplies with."""
+    kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3 = weights
+    x = max_pooling(convolution(x, kernel_1, bias_1))
+    x = max_pooling(convolution(x, kernel_2, bias_2))
+    return dense(flatten(x) * mask, kernel_3, bias_3)
+
+
+def adam(theta, m, v, g, t, alpha=0.001, beta_1=0.9, beta_2=0.999, eps=1e-7):
+    """One update as Keras does it: eps beside sqrt(v), not beside sqrt(vhat)."""
+    m = beta_1 * m + (1 - beta_1) * g
+    v = beta_2 * v + (1 - beta_2) * g**2
+    alpha_t = alpha * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    return theta - alpha_t * m / (np.sqrt(v) + eps), m, v
+
+
+def adam_of_the_paper(
+    theta, m, v, g, t, alpha=0.001, beta_1=0.9, beta_2=0.999, eps=1e-7
+):
+    """theta - alpha mhat / (sqrt(vhat) + eps)"""
+    m = beta_1 * m + (1 - beta_1) * g
+    v = beta_2 * v + (1 - beta_2) * g**2
+    m_hat, v_hat = m / (1 - beta_1**t), v / (1 - beta_2**t)
+    return theta - alpha * m_hat / (np.sqrt(v_hat) + eps), m, v
+
+
+# --- Layer by layer, on real digits and on random input -----------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The network with biases too, as they start at zero."""
+    keras.utils.set_random_seed(0)
+    model = cnn_mnist.build_model()
+    random = np.random.default_rng(0)
+    model.set_weights(
+        [w + random.normal(0, 0.05, w.shape) for w in model.get_weights()]
+    )
+    return model
+
+
+@pytest.fixture(scope="module", params=["digits", "random"])
+def inputs(request, model, small):
+    """What each layer gets: the activations of 50 images, or random numbers."""
+    if request.param == "digits":
+        values = [small["x_test"][:50, ..., np.newaxis].astype("float32") / 255]
+        for part in model.layers:
+            values.append(np.asarray(part(values[-1])))
+        return values[:-1]
+    random = np.random.default_rng(1)
+    return [
+        random.normal(size=(50, *part.input.shape[1:])).astype("float32")
+        for part in model.layers
+    ]
+
+
+@pytest.mark.parametrize("i", [0, 2])
+def test_convolution(model, inputs, i):
+    kernel, bias = model.layers[i].get_weights()
+    found = np.asarray(model.layers[i](inputs[i]))
+    np.testing.assert_allclose(found, convolution(inputs[i], kernel, bias), **TOLERANCE)
+    assert found.shape[1] == inputs[i].shape[1] - 2  # 28 -> 26, 13 -> 11
+
+
+def test_convolution_is_cross_correlation(model):
+    """A single lit pixel comes out as the kernel turned round, not as the kernel."""
+    kernel, bias = model.layers[0].get_weights()
+    x = np.zeros((1, 28, 28, 1), "float32")
+    x[0, 10, 20] = 1
+    found = np.asarray(model.layers[0](x))[0, 8:11, 18:21]
+    np.testing.assert_allclose(
+        found, np.maximum(kernel[::-1, ::-1, 0] + bias, 0), **TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("i", [1, 3])
+def test_max_pooling(model, inputs, i):
+    found = np.asarray(model.layers[i](inputs[i]))
+    assert np.array_equal(found, max_pooling(inputs[i]))
+
+
+def test_max_pooling_drops_the_odd_row_and_column(model):
+    x = np.zeros((1, 11, 11, 64), "float32")
+    x[:, 10, :] = x[:, :, 10] = 1
+    found = np.asarray(model.layers[3](x))
+    assert found.shape == (1, 5, 5, 64)
+    assert not found.any()
+
+
+def test_flatten(model, inputs):
+    found = np.asarray(model.layers[4](inputs[4]))
+    assert np.array_equal(found, flatten(inputs[4]))
+    for row, column, channel in ((0, 0, 1), (0, 1, 0), (1, 0, 0), (4, 4, 63)):
+        i = (row * 5 + column) * 64 + channel
+        assert np.array_equal(found[:, i], inputs[4][:, row, column, channel])
+
+
+def test_dropout(model, inputs):
+    x = np.abs(inputs[5]) + 1
+    found = np.asarray(model.layers[5](x, training=True))
+    kept = found != 0
+    assert np.array_equal(found, np.where(kept, 2 * x, 0))  # 1 / (1 - p) = 2
+    # 80,000 draws of Bernoulli(1/2): one standard deviation of the mean is 0.0018.
+    assert kept.mean() == pytest.approx(0.5, abs=0.01)
+    assert found.mean() == pytest.approx(x.mean(), rel=0.02)
+    assert np.array_equal(np.asarray(model.layers[5](x, training=False)), x)
+
+
+def test_dense_with_softmax(model, inputs):
+    kernel, bias = model.layers[6].get_weights()
+    found = np.asarray(model.layers[6](inputs[6]))
+    np.testing.assert_allclose(found, dense(inputs[6], kernel, bias), **TOLERANCE)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_large_logit_does_not_overflow(model):
+    x = np.zeros((2, 1600), "float32")
+    x[0, 0], x[1, 0] = 1e5, -1e5
+    kernel, bias = model.layers[6].get_weights()
+    assert np.abs(x @ kernel).max() > 89  # where e^z leaves the range of float32
+    found = np.asarray(model.layers[6](x))
+    np.testing.assert_allclose(found, dense(x, kernel, bias), **TOLERANCE)
+
+
+def test_loss_and_accuracy(model, small):
+    x = small["x_test"][..., np.newaxis].astype("float32") / 255
+    y = np.eye(10)[small["y_test"]]
+    probabilities = model.predict(x, verbose=0)
+    loss, found = model.evaluate(x, y, verbose=0)
+    assert loss == pytest.approx(cross_entropy(y, probabilities), rel=1e-5)
+    assert found == pytest.approx(accuracy(y, probabilities), abs=1e-7)
+    assert 0 < found < 1
+
+
+# --- The whole network --------------------------------------------------------
+
+
+def test_the_trained_network_from_its_weights(saved, mnist):
+    model = keras.saving.load_model(saved)
+    x = mnist["x_test"][:2000, ..., np.newaxis].astype("float32") / 255
+    expected = network([w.astype("float64") for w in model.get_weights()], x)
+    found = model.predict(x, verbose=0)
+    assert np.abs(found - expected).max() < 1e-5
+    assert np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+    assert accuracy(np.eye(10)[mnist["y_test"][:2000]], found) > 0.5
+
+
+@pytest.fixture(scope="module", params=["digits", "random"])
+def step(request, small):
+    """One training step of Keras on 16 images, and what dropout multiplied with."""
+    keras.utils.set_random_seed(2)
+    random = np.random.default_rng(2)
+    model = cnn_mnist.build_model()
+    model.set_weights(
+        [w + random.normal(0, 0.05, w.shape) for w in model.get_weights()]
+    )
+    if request.param == "digits":
+        x = small["x_train"][:16, ..., np.newaxis].astype("float32") / 255
+    else:
+        x = random.uniform(size=(16, 28, 28, 1)).astype("float32")
+    y = np.eye(10, dtype="float32")[small["y_train"][:16]]
+
+    dropout = model.layers[5]
+    state = np.array(dropout.seed_generator.state.numpy())
+    mask = np.asarray(dropout(np.ones((16, 1600), "float32"), training=True))
+    dropout.seed_generator.state.assign(state)  # so that the step draws it again
+
+    before = [w.astype("float64") for w in model.get_weights()]
+    loss, _ = model.train_on_batch(x, y)
+    moments = [np.asarray(v.numpy(), "float64") for v in model.optimizer.variables[2:]]
+    # The first step leaves m = (1 - beta_1) g.
+    return {
+        "loss": float(loss),
+        "expected_loss": lambda weights: cross_entropy(y, network(weights, x, mask)),
+        "before": before,
+        "after": model.get_weights(),
+        "m": moments[0::2],
+        "v": moments[1::2],
+        "gradients": [m / 0.1 for m in moments[0::2]],
+    }
+
+
+def test_the_loss_of_a_training_step(step):
+    assert step["loss"] == pytest.approx(
+        step["expected_loss"](step["before"]), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("i", range(6))
+def test_the_gradient_numerically(step, i):
+    """Central differences in float64 of the NumPy network against Keras's gradient.
+
+    Along random directions through all values of a weight at once, where any wrong
+    sign, scale or axis shows, and along 40 single values.
+    """
+    weights, gradient = step["before"], step["gradients"][i]
+    random = np.random.default_rng(i)
+    directions = list(random.choice([-1.0, 1.0], size=(20, *gradient.shape)))
+    for index in random.choice(gradient.size, min(40, gradient.size), replace=False):
+        single = np.zeros(gradient.size)
+        single[index] = 1
+        directions.append(single.reshape(gradient.shape))
+    h = 1e-8  # small, as a ReLU or a maximum may change sides on the way
+    for direction in directions:
+        there, back = (
+            [w + s * h * direction if k == i else w for k, w in enumerate(weights)]
+            for s in (1, -1)
+        )
+        slope = (step["expected_loss"](there) - step["expected_loss"](back)) / (2 * h)
+        # float32 rounds each value of the gradient to within 1e-5 of its largest.
+        rounding = 1e-5 * np.abs(gradient).max() * np.sqrt(np.abs(direction).sum())
+        assert np.sum(gradient * direction) == pytest.approx(
+            slope, rel=1e-4, abs=rounding
+        )
+    assert np.abs(gradient).max() > 1e-3
+
+
+@pytest.mark.parametrize("i", range(6))
+def test_the_update_of_a_training_step(step, i):
+    zero = np.zeros_like(step["before"][i])
+    expected, m, v = adam(step["before"][i], zero, zero, step["gradients"][i], t=1)
+    np.testing.assert_allclose(step["m"][i], m, rtol=1e-6)
+    np.testing.assert_allclose(step["v"][i], v, rtol=1e-5, atol=1e-15)
+    np.testing.assert_allclose(step["after"][i], expected, rtol=1e-6, atol=1e-7)
+    assert np.abs(expected - step["before"][i]).max() == pytest.approx(0.001, rel=0.01)
+
+
+def test_adam_over_many_steps():
+    """Random gradients of very different sizes, 50 steps, every weight."""
+    model = cnn_mnist.build_model()
+    random = np.random.default_rng(3)
+    thetas = [w.astype("float64") for w in model.get_weights()]
+    states = [(theta, np.zeros_like(theta), np.zeros_like(theta)) for theta in thetas]
+    for t in range(1, 51):
+        gradients = [
+            (
+                random.normal(size=w.shape) * 10.0 ** random.uniform(-6, 0, w.shape)
+            ).astype("float32")
+            for w in thetas
+        ]
+        model.optimizer.apply(
+            [keras.ops.convert_to_tensor(g) for g in gradients],
+            model.trainable_variables,
+        )
+        states = [
+            adam(*state, g.astype("float64"), t) for state, g in zip(states, gradients)
+        ]
+    for found, (expected, _, _) in zip(model.get_weights(), states):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_where_keras_puts_epsilon():
+    """Keras's eps acts like eps / sqrt(1 - beta_2^t) in the formula of the paper."""
+    g = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+    for t, effective in ((1, 3.2e-6), (1000, 1.3e-7)):
+        assert 1e-7 / np.sqrt(1 - 0.999**t) == pytest.approx(effective, rel=0.05)
+        keras_step, *_ = adam(0.0, 0.0, 0.0, g, t)
+        other_eps, *_ = adam_of_the_paper(
+            0.0, 0.0, 0.0, g, t, eps=1e-7 / np.sqrt(1 - 0.999**t)
+        )
+        np.testing.assert_allclose(keras_step, other_eps, rtol=1e-12)
+    first, *_ = adam(0.0, 0.0, 0.0, g, 1)
+    paper, *_ = adam_of_the_paper(0.0, 0.0, 0.0, g, 1)
+    shortfall = 1 - first / paper
+    assert shortfall[3] == pytest.approx(0.003, rel=0.05)  # a gradient of 1e-3
+    assert shortfall[1] == pytest.approx(0.23, rel=0.05)  # a gradient of 1e-5
