@@ -1,0 +1,47 @@
+"""What the benchmarks share: where the script is, and what they ran on."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+SCRIPT = TOP / "cnn_mnist.py"
+sys.path.insert(0, str(TOP))
+
+
+def processor():
+    """Return the processor's name and its vector instructions, where Linux tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
+    flags = fields.get("flags", "").split()
+    vectors = [name for name in ("avx2", "avx512f", "avx512_vnni") if name in flags]
+    return " ".join([fields.get("model name", platform.machine()).strip(), *vectors])
+
+
+def versions(*packages):
+    """Return name and version of each package that is installed."""
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return ", ".join(found)
+
+
+def machine(*more_packages):
+    """Return versions and processor in one line."""
+    packages = versions("keras", "tensorflow", "numpy", *more_packages)
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
+    return (
+        f"Python {platform.python_version()}, {packages}; {cores} cores, {processor()}"
+    )
