@@ -9,6 +9,8 @@ accuracy of about 0.991.
 
 import argparse
 import contextlib
+import glob
+import io
 import os
 import signal
 import sys
@@ -19,10 +21,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-# TensorFlow reads both when it loads; a value that is already set wins. oneDNN's
-# kernels are the faster ones on every x86 CPU, but TensorFlow switches them on by
-# itself only on recent ones. Level 1 hides information, never a warning such as
-# the one about a GPU that cannot be used.
+# TensorFlow reads both when it loads; a value that is already set wins. oneDNN makes
+# a training step faster, but TensorFlow switches it on by itself on recent CPUs only.
+# Level 1 hides information, not warnings such as the one of a GPU that cannot be used.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
@@ -38,25 +39,10 @@ BATCH_SIZE = 128
 EPOCHS = 15
 VALIDATION_SPLIT = 0.1
 SEED = 1
-MODEL_SUFFIXES = (".keras",)
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
-MAX_TILES, TILE_COLUMNS = 32, 8
 DATA = Path(__file__).resolve().with_name("mnist.npz")
 
 
 # --- Data ---------------------------------------------------------------------
-
-
-def reason(error: Exception) -> str:
-    """Return what the error says, without number and file name, in one line."""
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
-
-
-def require_zip(path: str | Path) -> None:
-    """Raise OSError if `path` cannot be opened, ValueError if it is no zip archive."""
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError("it is of another format, or was cut short")
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -125,7 +111,7 @@ def load_data(
     # Of fewer than 10 images no whole one can be held out for validation.
     for part, minimum in (("train", 10), ("test", 1)):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.dtype != np.uint8 or x.ndim != 3 or x.shape[1:] != INPUT_SHAPE[:2]:
+        if x.dtype != np.uint8 or x.shape[1:] != INPUT_SHAPE[:2]:
             raise ValueError(
                 f"{path}: x_{part} is {x.dtype} {x.shape}, not uint8 (n, 28, 28)"
             )
@@ -277,10 +263,10 @@ def draw(
     confidence = probabilities.max(axis=1)
     wrong = np.flatnonzero(answer != truth)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]  # most confident first
-    shown = wrong[:MAX_TILES]
-    tile_rows = -(-len(shown) // TILE_COLUMNS)  # rounded up
+    shown = wrong[:32]
+    rows = -(-len(shown) // 8)  # of 8 tiles, rounded up
 
-    heights = [3.0] * bool(history) + [0.5 + 1.15 * tile_rows]  # in inches
+    heights = [3.0] * bool(history) + [0.5 + 1.15 * rows]  # in inches
     figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
     *curves, tiles = figure.subfigures(
         len(heights), height_ratios=heights, squeeze=False
@@ -308,7 +294,7 @@ def draw(
         title += f", the {len(shown)} most confident of them:"
     tiles.suptitle(title)
     for position, i in enumerate(shown, start=1):
-        axes = tiles.add_subplot(tile_rows, TILE_COLUMNS, position)
+        axes = tiles.add_subplot(rows, 8, position)
         axes.imshow(x[i], cmap="gray_r", vmin=0, vmax=1)
         axes.set_title(
             f"is {truth[i]}, said {answer[i]}\n{confidence[i]:.1%} sure",
@@ -319,35 +305,70 @@ def draw(
     return figure
 
 
-# --- Files to write -----------------------------------------------------------
+# --- Files --------------------------------------------------------------------
+
+
+def reason(error: Exception) -> str:
+    """Return what the error says, without number and file name, in one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.partition("\n")[0]
+
+
+def require_zip(path: str | Path) -> None:
+    """Raise OSError if `path` cannot be opened, ValueError if it is no zip archive."""
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is of another format, or was cut short")
+
+
+def temporary(path: Path, pid: int | str) -> Path:
+    """Return the file beside `path` that the process `pid` writes to first."""
+    return path.with_name(f".{path.stem}.{pid}.tmp{path.suffix}")
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place.
+    """Let `write` fill a temporary file, then move it to `path`.
 
     Whoever opens `path` finds the old file or the whole new one, never a part.
-    The temporary file has always the same name, so that none pile up.
+    Raises OSError if the disk is full or the folder gone.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    path = path.resolve()  # so that a link stays a link
+    part = temporary(path, os.getpid())
     try:
-        write(temporary)
-        temporary.replace(path)
+        write(part)
+        part.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
     """Raise ValueError unless `replace_file` can write `path`; leave it as it is."""
     if path.suffix not in suffixes:
-        raise ValueError(f"{path} does not end in {' or '.join(suffixes)}")
+        raise ValueError(f"{path} needs a name that ends in {' or '.join(suffixes)}")
+    path = path.resolve()
     try:
         if path.exists():
             path.open("ab").close()  # fails on a folder or a read-only file
-        temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-        temporary.touch()
-        temporary.unlink()
+        temporary(path, os.getpid()).touch()
+        temporary(path, os.getpid()).unlink()
     except OSError as error:
         raise ValueError(f"cannot write {path}: {reason(error)}") from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of runs that were killed while writing `path`."""
+    path = path.resolve()
+    name = temporary(path.with_stem(glob.escape(path.stem)), "*").name
+    for part in path.parent.glob(name):
+        pid = part.name.split(".")[-3]
+        # On Windows os.kill would end the process instead of asking for it.
+        if pid.isdecimal() and os.name == "posix":
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                part.unlink(missing_ok=True)
+            except OSError:  # it runs, for another user
+                pass
 
 
 # --- Command line -------------------------------------------------------------
@@ -396,14 +417,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--save-model",
         type=Path,
         metavar="PATH",
-        help="write the model to this .keras file after every epoch (default: do not)",
+        help="write the model to this .keras file after every epoch (default: not saved)",
     )
     parser.add_argument(
         "--plot",
         type=Path,
         metavar="PATH",
         help="draw the training and the mistakes to this .png, .svg or .pdf file; "
-        "needs matplotlib (default: do not)",
+        "needs matplotlib (default: not drawn)",
     )
     args = parser.parse_args(argv)
 
@@ -414,12 +435,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not 0 <= args.seed < 2**32:  # what NumPy takes as a seed
         parser.error("argument --seed: must be from 0 to 4294967295")
     for flag, path, suffixes in (
-        ("--save-model", args.save_model, MODEL_SUFFIXES),
-        ("--plot", args.plot, PLOT_SUFFIXES),
+        ("--save-model", args.save_model, (".keras",)),
+        ("--plot", args.plot, (".png", ".svg", ".pdf")),
     ):
         try:
             if path is not None:
                 check_output(path, suffixes)
+                remove_leftovers(path)
         except ValueError as error:
             parser.error(f"argument {flag}: {error}")
     if args.plot is not None:
@@ -438,7 +460,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
-        model = load_model(args.load_model) if args.load_model else None
+        model = None if args.load_model is None else load_model(args.load_model)
     except ValueError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
         return 2
@@ -458,6 +480,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model.summary()
 
     status = 0
+    batch_size = min(args.batch_size, len(x_train))
 
     def save(path, write):
         nonlocal status
@@ -478,18 +501,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         if args.epochs == 0:
             save(args.save_model, model.save)
-    history = train(model, x_train, y_train, args.batch_size, args.epochs, callbacks)
+    history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
     interrupted = model.stop_training
 
     results = model.evaluate(
-        x_test, y_test, batch_size=args.batch_size, verbose=0, return_dict=True
+        x_test, y_test, batch_size=batch_size, verbose=0, return_dict=True
     )
     print(f"Test loss: {results['loss']:.4f}")
     print(f"Test accuracy: {results['accuracy']:.4f}")
 
     if args.plot:
-        probabilities = model.predict(x_test, batch_size=args.batch_size, verbose=0)
-        save(args.plot, draw(history, x_test, y_test, probabilities).savefig)
+        probabilities = model.predict(x_test, batch_size=batch_size, verbose=0)
+        # Drawn in memory, as on a full disk matplotlib's PDF writer fails oddly.
+        picture = io.BytesIO()
+        figure = draw(history, x_test, y_test, probabilities)
+        figure.savefig(picture, format=args.plot.suffix[1:])
+        save(args.plot, lambda path: path.write_bytes(picture.getvalue()))
     return status or (130 if interrupted else 0)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -62,6 +63,14 @@ def test_load_data_reads_the_named_file(small, small_file):
     assert y_train.shape == (1280, 10)
     assert np.array_equal(x_test[..., 0] * np.float32(255), small["x_test"])
     assert np.array_equal(y_test.argmax(axis=1), small["y_test"])
+
+
+def test_a_named_file_needs_no_file_beside_the_script(
+    small_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cnn_mnist, "DATA", tmp_path / "mnist.npz")
+    (x_train, _), _ = cnn_mnist.load_data(small_file)
+    assert len(x_train) == 1280
 
 
 def test_ten_training_images_and_one_for_testing_are_enough(small, tmp_path):
@@ -142,6 +151,12 @@ def bit_flipped_compressed(path, small):
     path.write_bytes(data)
 
 
+def no_array_inside(path, small):
+    np.savez(path, **{name: a for name, a in small.items() if name != "y_test"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y_test", b"7 2 1 0 4")
+
+
 def saved_with(**changed):
     """A function that writes the small data with some arrays changed or left out."""
 
@@ -185,6 +200,7 @@ BAD_FILES = {
     "y_train missing": (saved_with(y_train=no_array), "no array y_train"),
     "x_test missing": (saved_with(x_test=no_array), "no array x_test"),
     "y_test missing": (saved_with(y_test=no_array), "no array y_test"),
+    "a member that is no array": (no_array_inside, "y_test is |S9 (), not uint8 (n,)"),
     "image size": (
         saved_with(x_test=lambda x: np.pad(x, ((0, 0), (2, 2), (2, 2)))),
         "x_test is uint8 (300, 32, 32), not uint8 (n, 28, 28)",
@@ -272,3 +288,9 @@ def test_a_bad_file_is_answered_before_keras_is_loaded(tmp_path):
         text=True,
     )
     assert done.stdout == "False\n"
+
+
+def test_an_error_without_words_is_named():
+    assert cnn_mnist.reason(EOFError()) == "EOFError"
+    assert cnn_mnist.reason(ValueError("first line\nsecond")) == "first line"
+    assert cnn_mnist.reason(OSError(28, "No space", "file")) == "No space"

@@ -180,18 +180,24 @@ def test_an_unusable_model_is_named_in_one_line(case, run, small_file, tmp_path)
     assert done.err.count("\n") == 1
 
 
+def test_an_empty_name_of_a_model_is_not_ignored(run, small_file):
+    done = run("--data", small_file, "--load-model", "")
+    assert (done.status, done.out) == (2, "")
+    assert "cannot load : No such file or directory" in done.err
+
+
 # --- Paths that cannot be written ---------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("flag", "name", "message"),
     [
-        ("--save-model", "model.h5", "does not end in .keras"),
-        ("--save-model", "model", "does not end in .keras"),
+        ("--save-model", "model.h5", "needs a name that ends in .keras"),
+        ("--save-model", "model", "needs a name that ends in .keras"),
         ("--save-model", "nowhere/model.keras", "No such file or directory"),
         ("--save-model", "file/model.keras", "Not a directory"),
         ("--save-model", "folder.keras", "Is a directory"),
-        ("--plot", "plot.jpg", "does not end in .png or .svg or .pdf"),
+        ("--plot", "plot.jpg", "needs a name that ends in .png or .svg or .pdf"),
         ("--plot", "nowhere/plot.png", "No such file or directory"),
         ("--plot", "folder.png", "Is a directory"),
     ],
@@ -292,6 +298,48 @@ def test_a_lost_folder_does_not_cost_the_run(run, small_file, tmp_path, monkeypa
     assert f"cannot write {path}: No such file or directory" in done.err
 
 
+def test_two_runs_write_to_files_of_their_own(tmp_path):
+    """Or one would move into place what the other has only begun to write."""
+    path, seen = tmp_path / "model.keras", []
+    cnn_mnist.replace_file(path, lambda part: (seen.append(part), part.touch()))
+    code = "import cnn_mnist, pathlib; cnn_mnist.replace_file(pathlib.Path('x.keras'), lambda part: (print(part), part.touch()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    other = Path(done.stdout.strip())
+    assert other.parent == seen[0].parent == tmp_path
+    assert other.name.replace("x", "model", 1) != seen[0].name
+
+
+def test_what_a_killed_run_left_is_removed(run, tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    path = tmp_path / "a[1].b.keras"
+    dead, living, init, other = (
+        tmp_path / f".a[1].b.{name}.tmp.keras"
+        for name in (killed.pid, os.getppid(), 1, "x")
+    )
+    neighbour = tmp_path / f".a1.b.{killed.pid}.tmp.keras"
+    for file in (dead, living, init, other, neighbour):
+        file.touch()
+    assert run("--save-model", path, "--data", "nowhere.npz").status == 2
+    assert sorted(tmp_path.iterdir()) == sorted([living, init, other, neighbour])
+
+
+def test_a_link_stays_a_link(run, small_file, tmp_path):
+    folder, link = tmp_path / "folder", tmp_path / "link.keras"
+    folder.mkdir()
+    link.symlink_to(folder / "model.keras")
+    assert run("--data", small_file, "--epochs", 1, "--save-model", link).status == 0
+    assert link.is_symlink()
+    assert steps_taken(folder / "model.keras") == 9
+
+
 def test_kill_9_leaves_a_whole_model(small, tmp_path):
     data, path = tmp_path / "tiny.npz", tmp_path / "out" / "model.keras"
     np.savez(data, **{name: array[:10] for name, array in small.items()})
@@ -311,4 +359,5 @@ def test_kill_9_leaves_a_whole_model(small, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert steps_taken(path) >= 1
-        assert set(os.listdir(path.parent)) <= {"model.keras", ".model.tmp.keras"}
+        parts = {f".model.{process.pid}.tmp.keras", "model.keras"}
+        assert set(os.listdir(path.parent)) <= parts
