@@ -367,7 +367,7 @@ def remove_leftovers(path: Path) -> None:
                 os.kill(int(pid), 0)
             except ProcessLookupError:
                 part.unlink(missing_ok=True)
-            except OSError:  # it runs, for another user
+            except PermissionError:  # it runs, for another user
                 pass
 
 

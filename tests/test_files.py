@@ -331,6 +331,18 @@ def test_what_a_killed_run_left_is_removed(run, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([living, init, other, neighbour])
 
 
+def test_what_another_users_run_writes_is_left_alone(run, tmp_path, monkeypatch):
+    def kill(pid, signal_number):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", kill)
+    theirs = tmp_path / ".model.1234.tmp.keras"
+    theirs.touch()
+    flags = ("--save-model", tmp_path / "model.keras", "--data", "nowhere.npz")
+    assert run(*flags).status == 2
+    assert theirs.exists()
+
+
 def test_a_link_stays_a_link(run, small_file, tmp_path):
     folder, link = tmp_path / "folder", tmp_path / "link.keras"
     folder.mkdir()
