@@ -322,3 +322,10 @@ def test_where_keras_puts_epsilon():
     shortfall = 1 - first / paper
     assert shortfall[3] == pytest.approx(0.003, rel=0.05)  # a gradient of 1e-3
     assert shortfall[1] == pytest.approx(0.23, rel=0.05)  # a gradient of 1e-5
+    states = [(0.0, 0.0, 0.0)] * 2
+    for t in range(1, 101):
+        before = [theta for theta, *_ in states]
+        updates = zip((adam, adam_of_the_paper), states)
+        states = [update(*state, 1e-5, t) for update, state in updates]
+    keras_step, paper_step = (s[0] - b for s, b in zip(states, before))
+    assert 1 - keras_step / paper_step == pytest.approx(0.02, abs=0.005)

@@ -30,7 +30,10 @@ MODULES = {"keras-jax": "jax"} | dict.fromkeys(
 WAYS = {
     "script": ("cnn_mnist.py", {}),
     "plain": ("plain Keras on TensorFlow", {}),
-    "plain-off": ("the same without oneDNN", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
+    "plain-off": (
+        "plain Keras on TensorFlow, without oneDNN",
+        {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    ),
     "keras-jax": ("plain Keras on JAX", {"KERAS_BACKEND": "jax"}),
     "keras-torch": ("plain Keras on PyTorch", {"KERAS_BACKEND": "torch"}),
     "torch": ("PyTorch", {}),
@@ -318,13 +321,13 @@ def main():
     limit = flop / speed * 1000
 
     columns = (
-        f"after {args.epochs} epochs",
+        "way",
         "ratio",
         "ms a step (5 % to 95 %)",
         "s an epoch",
         "peak memory, MB",
         "s to the first step",
-        "test accuracy",
+        f"test accuracy after {args.epochs} epochs",
     )
     print(f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     baseline = None
