@@ -6,52 +6,33 @@ import pytest
 
 import cnn_mnist
 
+CONVOLUTION = {
+    "kernel_size": (3, 3),
+    "strides": (1, 1),
+    "padding": "valid",
+    "dilation_rate": (1, 1),
+    "groups": 1,
+    "activation": "relu",
+    "use_bias": True,
+    "data_format": "channels_last",
+}
+POOLING = {"pool_size": (2, 2), "strides": (2, 2), "padding": "valid"}
 # Class, output shape, number of parameters, configuration.
 LAYERS = [
     (
         keras.layers.Conv2D,
         (None, 26, 26, 32),
         3 * 3 * 1 * 32 + 32,
-        {
-            "filters": 32,
-            "kernel_size": (3, 3),
-            "strides": (1, 1),
-            "padding": "valid",
-            "dilation_rate": (1, 1),
-            "groups": 1,
-            "activation": "relu",
-            "use_bias": True,
-            "data_format": "channels_last",
-        },
+        {"filters": 32, **CONVOLUTION},
     ),
-    (
-        keras.layers.MaxPooling2D,
-        (None, 13, 13, 32),
-        0,
-        {"pool_size": (2, 2), "strides": (2, 2), "padding": "valid"},
-    ),
+    (keras.layers.MaxPooling2D, (None, 13, 13, 32), 0, POOLING),
     (
         keras.layers.Conv2D,
         (None, 11, 11, 64),
         3 * 3 * 32 * 64 + 64,
-        {
-            "filters": 64,
-            "kernel_size": (3, 3),
-            "strides": (1, 1),
-            "padding": "valid",
-            "dilation_rate": (1, 1),
-            "groups": 1,
-            "activation": "relu",
-            "use_bias": True,
-            "data_format": "channels_last",
-        },
+        {"filters": 64, **CONVOLUTION},
     ),
-    (
-        keras.layers.MaxPooling2D,
-        (None, 5, 5, 64),
-        0,
-        {"pool_size": (2, 2), "strides": (2, 2), "padding": "valid"},
-    ),
+    (keras.layers.MaxPooling2D, (None, 5, 5, 64), 0, POOLING),
     (keras.layers.Flatten, (None, 1600), 0, {}),
     (keras.layers.Dropout, (None, 1600), 0, {"rate": 0.5, "noise_shape": None}),
     (
