@@ -27,6 +27,14 @@ import numpy as np
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
+# On Linux, call the process batch work, which the threads that TensorFlow starts as it
+# loads inherit. Otherwise the thread that tunes its input pipeline, woken at the end of
+# an epoch, may run before the main thread has finished telling it to stop: it sleeps
+# on, and the next epoch waits for it, for up to the length of an epoch.
+with contextlib.suppress(AttributeError, OSError):
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
 # Loading Keras takes seconds, so each function that needs it imports it: a wrong
 # flag or a damaged file is answered without the wait.
 if TYPE_CHECKING:

@@ -184,6 +184,36 @@ def test_a_users_own_settings_win():
     assert python("import os, cnn_mnist;" + SETTINGS, **env) == ("0 3\n", "")
 
 
+def scheduling(before, obstacle=""):
+    """The output of an import by a process with the policy `before`, and its policy."""
+    code = (
+        f"import os\nos.sched_setscheduler(0, os.{before}, os.sched_param(0))\n"
+        f"policy = os.sched_getscheduler\n{obstacle}\n"
+        "import cnn_mnist\nprint(policy(0))"
+    )
+    return python(code)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="scheduling as on Linux")
+def test_importing_makes_the_process_batch_work():
+    assert scheduling("SCHED_OTHER") == (f"{os.SCHED_BATCH}\n", "")
+    # Another policy was chosen by the user.
+    assert scheduling("SCHED_IDLE") == (f"{os.SCHED_IDLE}\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="scheduling as on Linux")
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "del os.sched_getscheduler",
+        "def refuse(*args): raise PermissionError\nos.sched_setscheduler = refuse",
+    ],
+    ids=["another system", "not permitted"],
+)
+def test_importing_where_that_is_impossible(obstacle):
+    assert scheduling("SCHED_OTHER", obstacle) == (f"{os.SCHED_OTHER}\n", "")
+
+
 @pytest.fixture(scope="module")
 def one_epoch(tmp_path_factory):
     """A real epoch: another folder, no network, an empty home, output to a pipe."""

@@ -54,7 +54,7 @@ AVX2 = {
 
 def script(epochs, tick):
     """Train with the script's own functions; return the test accuracy."""
-    import cnn_mnist  # which sets what TensorFlow reads, so not for the other ways
+    import cnn_mnist  # which changes settings, so not for the other ways
 
     (x_train, y_train), (x_test, y_test) = cnn_mnist.load_data()
 
