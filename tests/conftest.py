@@ -1,5 +1,6 @@
 """What several test files share: the script, small data files, one run of `main`."""
 
+import os
 import re
 import sys
 import types
@@ -13,6 +14,9 @@ sys.path.insert(0, str(TOP))
 import cnn_mnist
 
 SCRIPT = TOP / "cnn_mnist.py"
+posix = pytest.mark.skipif(os.name != "posix", reason="needs signals as on POSIX")
+# The environment of a user, who has not set what importing the script sets.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
 # The last two lines of every run.
 RESULT = re.compile(r"Test loss: (\d+\.\d{4})\nTest accuracy: ([01]\.\d{4})\n\Z")
 

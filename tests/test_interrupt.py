@@ -3,11 +3,12 @@
 import signal
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
 import pytest
-from conftest import RESULT, SCRIPT
+from conftest import RESULT, SCRIPT, posix
 
 import cnn_mnist
 
@@ -49,6 +50,7 @@ def interrupt(process):
     raise AssertionError("no answer to Ctrl-C")
 
 
+@posix
 def test_ctrl_c_ends_the_training_with_its_results(started, tmp_path):
     interrupt(started)
     out, err = started.communicate()
@@ -59,6 +61,7 @@ def test_ctrl_c_ends_the_training_with_its_results(started, tmp_path):
     assert (tmp_path / "p.png").exists()
 
 
+@posix
 def test_a_second_ctrl_c_stops_at_once(started, tmp_path):
     interrupt(started)
     started.send_signal(signal.SIGINT)
@@ -67,36 +70,76 @@ def test_a_second_ctrl_c_stops_at_once(started, tmp_path):
     assert "Test" not in out
     assert "Traceback" not in err
     assert not (tmp_path / "p.png").exists()
-    assert not list(tmp_path.glob(".m.*"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "m.keras"]
 
 
-def test_the_step_is_finished_and_the_rest_left_out(small_file, capsys):
+@pytest.fixture
+def train_with_ctrl_c(small_file):
+    """A function that trains with Ctrl-C pressed in the fourth of 9 steps."""
     (x, y), _ = cnn_mnist.load_data(small_file)
-    model = cnn_mnist.build_model()
     press = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: (
             signal.raise_signal(signal.SIGINT) if batch == 3 else None
         )
     )
+
+    def train():
+        model = cnn_mnist.build_model()
+        history = cnn_mnist.train(model, x, y, epochs=2, callbacks=[press])
+        return model, {name: len(values) for name, values in history.items()}
+
+    return train
+
+
+EACH = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+
+def test_the_step_is_finished_and_the_rest_left_out(train_with_ctrl_c, capsys):
     before = signal.getsignal(signal.SIGINT)
-    history = cnn_mnist.train(model, x, y, epochs=5, callbacks=[press])
+    model, lengths = train_with_ctrl_c()
     assert model.stop_training
     assert model.optimizer.iterations == 4
-    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
-        ("loss", "accuracy", "val_loss", "val_accuracy"), 1
-    )
+    assert lengths == dict.fromkeys(EACH, 1)
     assert signal.getsignal(signal.SIGINT) is before
-    assert "Interrupted" in capsys.readouterr().err
+    assert "\nInterrupted: " in capsys.readouterr().err
+
+
+def test_an_ignored_ctrl_c_stays_ignored(train_with_ctrl_c, capsys):
+    """As for a program that a shell script has put in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        model, lengths = train_with_ctrl_c()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not model.stop_training
+    assert model.optimizer.iterations == 18
+    assert lengths == dict.fromkeys(EACH, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_training_outside_the_main_thread(small_file):
+    (x, y), _ = cnn_mnist.load_data(small_file)
+    before, histories = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        histories.append(cnn_mnist.train(cnn_mnist.build_model(), x, y, epochs=1))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert set(histories[0]) == set(EACH)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_failed_write_outweighs_the_interruption(
     run, small_file, tmp_path, monkeypatch
 ):
-    def replace_file(*args):
+    def save(model, path):
         signal.raise_signal(signal.SIGINT)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cnn_mnist, "replace_file", replace_file)
+    monkeypatch.setattr(keras.Model, "save", save)
     path = tmp_path / "model.keras"
     done = run("--data", small_file, "--epochs", 5, "--save-model", path)
     assert done.status == 1
