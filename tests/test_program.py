@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 
+import jupyter_client
 import keras
 import numpy as np
 import pytest
-from conftest import RESULT, SCRIPT, TOP
+from conftest import ENVIRONMENT, RESULT, SCRIPT, TOP
 
 import cnn_mnist
 
@@ -103,6 +104,41 @@ def test_a_terminal_gets_the_progress_bar(run, small_file, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    "code",
+    [
+        "%run {script} --data {data} --epochs 1",
+        """
+import cnn_mnist
+(x, y), _ = cnn_mnist.load_data({data!r})
+_ = cnn_mnist.train(cnn_mnist.build_model(), x, y, epochs=1)
+""",
+    ],
+    ids=["run", "import"],
+)
+def test_a_notebook_gets_the_progress_bar(small_file, code):
+    """In a real kernel, whose standard output is no terminal."""
+    manager, client = jupyter_client.manager.start_new_kernel(cwd=TOP)
+    printed, errors = [], []
+
+    def show(message):
+        content = message["content"]
+        if message["msg_type"] == "stream":
+            printed.append(content["text"])
+        elif message["msg_type"] == "error":
+            errors.append(content["evalue"])
+
+    try:
+        code = code.format(script=SCRIPT, data=small_file)
+        client.execute_interactive(code, output_hook=show, timeout=300)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert errors == []
+    out = "".join(printed)
+    assert re.search(r"\r.*1/9.*━━.*\r.*9/9.*━━.* - val_loss: ", out, re.DOTALL)
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--epochs", "-1"), "argument --epochs: must be 0 or more"),
@@ -151,11 +187,10 @@ def test_help_states_every_default(run):
 
 def python(code, **env):
     """Standard output and error of a new interpreter beside the script."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=TOP,
-        env=clean | env,
+        env=ENVIRONMENT | env,
         check=False,
         capture_output=True,
         text=True,
@@ -219,7 +254,7 @@ def one_epoch(tmp_path_factory):
     """A real epoch: another folder, no network, an empty home, output to a pipe."""
     home = tmp_path_factory.mktemp("home")
     (home / "sitecustomize.py").write_text(NO_NETWORK)
-    env = os.environ | {"HOME": str(home), "PYTHONPATH": str(home)}
+    env = ENVIRONMENT | {"HOME": str(home), "PYTHONPATH": str(home)}
     return subprocess.run(
         [sys.executable, SCRIPT, "--epochs", "1"],
         cwd=home,
@@ -256,7 +291,7 @@ def test_output_to_a_pipe_is_plain_lines(one_epoch):
 
 
 def test_nothing_but_tensorflow_writes_to_standard_error(one_epoch):
-    # Its C++ code starts a line with level and time, before 2.21 with time and level.
+    # On a GPU. Its C++ code starts a line with level and time, or with time and level.
     known = re.compile(r"WARNING: All log|[IWE]\d|\d{4}-[-\d :.]+: [IWE] ")
     others = [line for line in one_epoch.stderr.splitlines() if not known.match(line)]
     assert others == []
