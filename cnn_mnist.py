@@ -20,11 +20,12 @@ if __name__ == "__main__" and CTRL_C is signal.default_int_handler and not NOTEB
 
 import argparse
 import contextlib
+import importlib.util
 import shutil
-import tempfile
 import warnings
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import numpy as np
 
@@ -52,16 +53,13 @@ DATA = Path(__file__).resolve().with_name("mnist.npz")
 def load_data(path=None):
     """Return `(x_train, y_train), (x_test, y_test)`, ready for the network.
 
-    x: float32, shape (n, 28, 28, 1), values in [0, 1]; n is 60,000 for training and
-        10,000 for testing.
+    x: float32, shape (n, 28, 28, 1), values in [0, 1].
     y: float32, shape (n, 10), one-hot.
-
-    path: an .npz file with the uint8 arrays x_train and x_test, shape (n, 28, 28),
-        and y_train and y_test, shape (n,), values 0 to 9. By default mnist.npz
-        beside this script or, where that is missing, `keras.datasets.mnist`.
+    path: an .npz file with the uint8 arrays x_train and x_test, shape (n, 28, 28), and
+        y_train and y_test, shape (n,), values 0 to 9. By default mnist.npz beside this
+        script, else `keras.datasets.mnist`: 60,000 to train and 10,000 to test with.
 
     Raises ValueError, saying which file and what is wrong with it.
-
     Source: the MNIST database of Yann LeCun and Corinna Cortes.
     """
     x_train, y_train, x_test, y_test = read_arrays(path)
@@ -99,17 +97,14 @@ def build_model():
             layers.Dense(NUM_CLASSES, activation="softmax"),  # (10,)
         ]
     )
-    model.compile(
-        loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"]
-    )
+    model.compile("adam", loss="categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
 def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
     """Fit the model; return loss, accuracy, val_loss, val_accuracy of each epoch.
 
-    x, y: as from `load_data`. The last tenth is held out for validation, the rest
-        shuffled before each epoch.
+    x, y: as from `load_data`; the last tenth is held out for validation.
 
     Ctrl-C ends the training after the current step and leaves `model.stop_training`
     True; a second one raises KeyboardInterrupt.
@@ -132,6 +127,7 @@ def main(argv=None):
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
+        digits = np.array([read_digit(path) for path in args.predict])
         model = None if args.load_model is None else load_model(args.load_model)
     except ValueError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
@@ -139,7 +135,6 @@ def main(argv=None):
 
     keras, where = load_keras()
     print(where)  # which versions, and whether on a CPU or a GPU
-
     keras.utils.set_random_seed(args.seed)
     model = model or build_model()
     model.summary()
@@ -150,12 +145,16 @@ def main(argv=None):
     history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
 
     loss, accuracy = model.evaluate(x_test, y_test, batch_size=batch_size, verbose=0)
-    print(f"Test loss: {loss:.4f}")
-    print(f"Test accuracy: {accuracy:.4f}")
+    print(f"Test loss: {loss:.4f}\nTest accuracy: {accuracy:.4f}")
+
+    answers = model.predict(digits, verbose=0) if args.predict else []
+    for path, answer in zip(args.predict, answers):
+        print(f"{path}: {answer.argmax()} ({100 * answer.max():.1f} %)")
 
     if args.plot:
         probabilities = model.predict(x_test, batch_size=batch_size, verbose=0)
-        figure = draw(history, x_test, y_test, probabilities)
+        readings = list(zip(args.predict, digits, answers))
+        figure = draw(history, x_test, y_test, probabilities, readings)
         save(args.plot, figure.savefig, unwritten)
     return 1 if unwritten else 130 if model.stop_training else 0
 
@@ -166,13 +165,12 @@ def main(argv=None):
 def load_keras():
     """Return Keras, loaded, and a line with its version, its backend's and the device.
 
-    Without a GPU, TensorFlow's C++ code writes alarming lines to standard error, which
-    no setting keeps away (its issue 100442). They are held back, unless loading fails,
-    an NVIDIA driver does not lead to a GPU, or TF_CPP_MIN_LOG_LEVEL was set.
+    Without a GPU, TensorFlow's C++ writes alarming lines to standard error, which no
+    setting keeps away (its issue 100442). They are held back, unless loading fails, an
+    NVIDIA driver does not lead to a GPU, or TF_CPP_MIN_LOG_LEVEL was set.
     """
-    with tempfile.TemporaryFile() as held:
-        stderr = os.dup(2)
-        os.dup2(stderr if SHOW_LOG else held.fileno(), 2)
+    with TemporaryFile() as held, os.fdopen(os.dup(2), "wb") as stderr:
+        os.dup2(stderr.fileno() if SHOW_LOG else held.fileno(), 2)
         try:
             import keras
 
@@ -183,10 +181,9 @@ def load_keras():
             if "cpu" not in device.lower() or not shutil.which("nvidia-smi"):
                 held.truncate(0)
         finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+            os.dup2(stderr.fileno(), 2)
             held.seek(0)
-            sys.stderr.write(held.read().decode(errors="replace"))
+            stderr.write(held.read())
     if __name__ == "__main__":
         signal.signal(signal.SIGINT, CTRL_C)
     return keras, f"Keras {keras.__version__} with {backend} {version} on {device}"
@@ -218,27 +215,36 @@ def ctrl_c_stops(model):
             signal.signal(signal.SIGINT, previous)
 
 
-def draw(history, x, y, probabilities):
-    """Return a matplotlib figure of the training and of the mistakes.
+def draw(history, x, y, probabilities, readings=()):
+    """Return a matplotlib figure of the training, of the mistakes and of the readings.
 
-    history: as from `train`; without epochs the curves are left out.
-    x, y: the test set as from `load_data`.
-    probabilities: float32, shape (n, 10), the network's output for x.
+    history as from `train` (empty without epochs), x and y as from `load_data`,
+    probabilities for x, float32, shape (n, 10); readings: of each image the path, the
+    digit as from `read_digit`, the probabilities.
     """
     from matplotlib.figure import Figure
 
-    truth, answer = y.argmax(axis=1), probabilities.argmax(axis=1)
-    confidence = probabilities.max(axis=1)
-    wrong = np.flatnonzero(answer != truth)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]  # most confident first
-    shown = wrong[:32]
-    rows = -(-len(shown) // 8)  # of 8 tiles, rounded up
+    true, said = y.argmax(axis=1), probabilities.argmax(axis=1)
+    sure = probabilities.max(axis=1)
+    wrong = np.flatnonzero(said != true)
+    top = wrong[np.argsort(-sure[wrong], kind="stable")][:32]  # most confident first
+    title = f"{len(wrong):,} of {len(x):,} test images wrong"
+    if len(top) < len(wrong):
+        title += f", the {len(top)} most confident of them:"
+    tiles = [(x[i], f"is {true[i]}, said {said[i]}\n{sure[i]:.1%} sure") for i in top]
+    pairs = []
+    for path, digit, output in readings[:32]:
+        label = f"said {output.argmax()}\n{output.max():.1%} sure"
+        page = 1 - np.asarray(open_grey(path)) / 255
+        pairs += [(page, Path(path).name[-12:]), (digit, label)]
+    sheets = [(title, tiles)]
+    sheets += [("What the network was shown:", pairs)] * bool(pairs)
 
-    heights = [3.0] * bool(history) + [0.5 + 1.15 * rows]  # in inches
+    heights = [3.0] * bool(history)  # in inches; 8 tiles in a row
+    heights += [0.5 + 1.15 * -(-len(tiles) // 8) for _, tiles in sheets]
     figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
     parts = figure.subfigures(len(heights), height_ratios=heights, squeeze=False)
-    *curves, tiles = parts.flat
-    for part in curves:
+    for part in parts[: -len(sheets), 0]:
         epochs = range(1, len(history["loss"]) + 1)
         for axes, name in zip(part.subplots(1, 2), ("loss", "accuracy")):
             axes.plot(epochs, history[name], "o-", label="training")
@@ -247,45 +253,106 @@ def draw(history, x, y, probabilities):
             axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             axes.grid(alpha=0.3)
             axes.legend()
-
-    title = f"{len(wrong):,} of {len(x):,} test images wrong"
-    if len(shown) < len(wrong):
-        title += f", the {len(shown)} most confident of them:"
-    tiles.suptitle(title)
-    for position, i in enumerate(shown, start=1):
-        axes = tiles.add_subplot(rows, 8, position)
-        axes.imshow(x[i], cmap="gray_r", vmin=0, vmax=1)
-        label = f"is {truth[i]}, said {answer[i]}\n{confidence[i]:.1%} sure"
-        axes.set_title(label, fontsize=9, pad=2)
-        axes.axis("off")
+    for part, (title, tiles) in zip(parts[-len(sheets) :, 0], sheets):
+        part.suptitle(title)
+        for position, (tile, label) in enumerate(tiles, start=1):
+            axes = part.add_subplot(-(-len(tiles) // 8), 8, position)
+            axes.imshow(tile, cmap="gray_r", vmin=0, vmax=1)
+            axes.set_title(label, fontsize=9, pad=2)
+            axes.axis("off")
     return figure
 
 
-def reason(error):
-    """Return what the error says, without errno and file name, in one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.partition("\n")[0]
+def open_grey(path):
+    """Return an image upright and in grey (mode L), its longer side 200 pixels."""
+    from PIL import Image, ImageChops, ImageOps
+
+    with explained("cannot read", path), Image.open(path) as image:
+        image.draft("L", (200, 200))  # decodes a large JPEG no larger than needed
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode[0] in "IF":  # more than 8 bits, which convert() would cut off
+            image = Image.fromarray(np.asarray(image, "float32"))
+            values = np.asarray(ImageOps.contain(image, (200, 200)))
+            values = (values - values.min()) * (255 / (np.ptp(values) or 1))
+            image = Image.fromarray(np.uint8(values))
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            light, alpha = image.convert("L"), image.getchannel("A")
+            ink = ImageChops.multiply(ImageChops.invert(light), alpha)  # on white paper
+            image = ImageChops.invert(ink if ink.getbbox() else alpha)  # or white ink
+        return ImageOps.contain(image.convert("L"), (200, 200))
+
+
+def read_digit(path):
+    """Return the digit on an image in the form of MNIST's, which the network takes.
+
+    float32, shape (28, 28, 1), values in [0, 1]: ink 1, paper 0.
+    path: an image that Pillow reads, of one digit, dark on light or light on dark.
+
+    Raises ValueError if it cannot be read, or if there is no ink on it.
+    Source: the MNIST database's page; its digits were fitted into 20 x 20 pixels, and
+    their centre of mass put at the centre of 28 x 28.
+    """
+    from PIL import Image, ImageFilter, ImageOps
+
+    page = open_grey(path)
+    # The paper is the page blurred, which keeps shadows but no strokes.
+    ink = np.asarray(page.filter(ImageFilter.GaussianBlur(20)), "float32") - page
+    ink = np.maximum(ink if np.sum(ink * abs(ink)) > 0 else -ink, 0)  # light on dark
+    if ink.max() < 10:
+        raise ValueError(f"cannot read {path}: there is no ink on it")
+    level = ink.max() / 2
+    # Halfway between the means of ink and paper, as Otsu's threshold almost always is.
+    level = (ink[ink > level].mean() + ink[ink <= level].mean()) / 2
+    box = Image.fromarray(ink > level).getbbox()
+    ink = np.uint8(np.minimum(255 * ink / ink[ink > level].mean(), 255))
+    digit = ImageOps.contain(Image.fromarray(ink).crop(box), (200, 200))
+    digit = ImageOps.expand(digit, 40)  # ten times the size of MNIST's
+
+    # A stroke's area is width times length, its edges are two lengths. MNIST's strokes
+    # are 2.5 pixels wide; thinner ones are widened by a blur, which adds 12 times its
+    # variance to the square of the width, and made as black as before.
+    ink = np.asarray(digit, "float32")
+    width = 2 * ink.sum() / np.hypot(*np.gradient(ink)).sum()
+    if width < 25:
+        radius = float(((25**2 - width**2) / 12) ** 0.5)
+        ink = np.asarray(digit.filter(ImageFilter.GaussianBlur(radius)), "float32")
+        ink = np.minimum(ink * (255 * ink.sum() / np.sum(ink**2)), 255)
+
+    # MNIST's centre of mass is in the middle of pixel 14 of 0 to 27.
+    y, x = (np.average(axis, weights=ink) for axis in np.indices(ink.shape))
+    left, top = round(x - 145), round(y - 145)
+    digit = Image.fromarray(np.uint8(ink)).crop((left, top, left + 280, top + 280))
+    return np.asarray(digit.reduce(10), "float32")[..., np.newaxis] / 255
 
 
 @contextlib.contextmanager
-def reading(verb, path):
-    """Turn whatever is wrong with the zip archive at `path` into one ValueError."""
+def explained(problem, path, archive=False, kind=ValueError):
+    """Turn whatever goes wrong with `path` into one error that names it."""
     try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is of another format, or was cut short")
-        yield
+        if archive and not zipfile.is_zipfile(path):
+            open(path).close()  # says what is wrong with a missing file or a folder
+            raise ValueError("it is of another format, or was cut short")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd, but not wrong
+            yield
     except Exception as error:  # of any kind, depending on which byte is damaged
-        raise ValueError(f"cannot {verb} {path}: {reason(error)}") from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise kind(f"{problem} {path}: {reason.splitlines()[0]}") from error
 
 
 def read_arrays(path):
     """Return the uint8 arrays x_train, y_train, x_test, y_test, as `load_data` says."""
     if path is None and not DATA.exists():
-        path, arrays = "keras.datasets.mnist", download()
+        text = f"there is no {DATA}: put it there, or name it with --data; cannot fetch"
+        path, (keras, _) = "keras.datasets.mnist", load_keras()
+        # The progress bar of a download is no part of the program's output.
+        with explained(text, path), contextlib.redirect_stdout(sys.stderr):
+            train, test = keras.datasets.mnist.load_data()
+        arrays = [*train, *test]
     else:
         path, arrays = DATA if path is None else path, []
-        with reading("read", path), np.load(path, allow_pickle=False) as archive:
+        with explained("cannot read", path, archive=True), np.load(path) as archive:
             for name in ("x_train", "y_train", "x_test", "y_test"):
                 if name not in archive:
                     raise ValueError(f"there is no array {name} in it")
@@ -309,29 +376,13 @@ def read_arrays(path):
     return arrays
 
 
-def download():
-    """Return the arrays of `keras.datasets.mnist`, from its cache or the network."""
-    keras, _ = load_keras()
-    try:
-        # The progress bar of a download is no part of the program's output.
-        with contextlib.redirect_stdout(sys.stderr):
-            train, test = keras.datasets.mnist.load_data()
-        return *train, *test
-    except Exception as error:  # Keras raises nothing more specific.
-        raise ValueError(
-            f"there is no {DATA}, and keras.datasets.mnist could not fetch the data "
-            f"({reason(error)}): put mnist.npz beside the script, or name it with --data"
-        ) from error
-
-
 def load_model(path):
     """Return the compiled model saved at `path`, with the state of its optimizer.
 
     Raises ValueError if there is no such model, if Keras's safe mode rejects it, or
     if it does not map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
     """
-    with reading("load", path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what a foreign model has or lacks
+    with explained("cannot load", path, archive=True):
         keras, _ = load_keras()
         model = keras.saving.load_model(path, safe_mode=True)
         shapes = model.input_shape, model.output_shape
@@ -348,45 +399,42 @@ def load_model(path):
 def save(path, write, unwritten):
     """Let `write` fill a temporary file, then move it to `path`.
 
-    Whoever opens `path` finds the old file or the whole new one, never a part. If that
-    fails, as on a full disk, say so and add `path` to the list `unwritten`.
+    Whoever opens `path` finds the old file or the whole new one. What fails, as on a
+    full disk, is printed, and `path` added to the list `unwritten`.
     """
     target = path.resolve()  # so that a link stays a link
     try:
-        with tempfile.TemporaryDirectory(prefix=".mnist.", dir=target.parent) as new:
+        with (
+            explained("cannot write", path),
+            TemporaryDirectory(prefix=".mnist.", dir=target.parent) as new,
+        ):
             part = Path(new, target.name)
             write(part)
             part.replace(target)
-    except OSError as error:
+    except ValueError as error:
         unwritten.append(path)
-        text = f"\ncnn_mnist.py: cannot write {path}: {reason(error)}"
-        print(text, file=sys.stderr)
+        print(f"\ncnn_mnist.py: {error}", file=sys.stderr)
 
 
 def saving(model, path, epochs, unwritten):
     """Return the callback that saves the model after every epoch, if any, in a list."""
     import keras
 
-    def save_model(*_):
-        save(path, model.save, unwritten)
-
     moment = "on_epoch_end" if epochs else "on_train_end"
-    return [keras.callbacks.LambdaCallback(**{moment: save_model})] if path else []
+    callback = {moment: lambda *_: save(path, model.save, unwritten)}
+    return [keras.callbacks.LambdaCallback(**callback)] if path else []
 
 
 def output(name, *suffixes):
-    """Return `name` as a path that can be written, or raise what argparse reports."""
+    """Return `name` as a Path, after a check that it can be written."""
     path = Path(name)
     if path.suffix not in suffixes:
         ends = " or ".join(suffixes)
         raise argparse.ArgumentTypeError(f"{path} needs a name that ends in {ends}")
-    try:
+    with explained("cannot write", path.resolve(), kind=argparse.ArgumentTypeError):
         if path.exists():
             path.open("ab").close()  # fails on a folder or a read-only file
-        tempfile.TemporaryDirectory(dir=path.resolve().parent).cleanup()
-    except OSError as error:
-        text = f"cannot write {path.resolve()}: {reason(error)}"
-        raise argparse.ArgumentTypeError(text) from error
+        TemporaryDirectory(dir=path.resolve().parent).cleanup()
     return path
 
 
@@ -399,21 +447,23 @@ def parse_args(argv=None):
         "wrong flag or file, 130 interrupted by Ctrl-C.",
     )
 
-    def add(flag, kind, default, text):
-        value, metavar = (default, "N") if kind is int else (None, "PATH")
+    def add(flag, default, text, metavar="PATH", kind=str, **more):
         text += f" (default: {default})"
-        parser.add_argument(flag, type=kind, default=value, metavar=metavar, help=text)
+        parser.add_argument(flag, metavar=metavar, type=kind, help=text, **more)
 
-    add("--epochs", int, EPOCHS, "passes over the training data, 0 or more")
-    add("--batch-size", int, BATCH_SIZE, "images per training step, 1 or more")
-    add("--seed", int, SEED, "seed of weights, shuffling and dropout")
-    add("--data", str, "mnist.npz beside the script", ".npz file to train and test on")
-    add("--load-model", str, "a new one", "start from this saved .keras model")
+    add("--epochs", EPOCHS, "passes over the training data, 0 or more", "N", int)
+    add("--batch-size", BATCH_SIZE, "images per training step, 1 or more", "N", int)
+    add("--seed", SEED, "seed of weights, shuffling and dropout", "N", int)
+    add("--data", "mnist.npz beside the script", ".npz file to train and test on")
+    add("--load-model", "a new one", "start from this saved .keras model")
     text = "write the model to this .keras file after every epoch"
-    add("--save-model", lambda name: output(name, ".keras"), "not saved", text)
+    add("--save-model", "not saved", text, kind=lambda p: output(p, ".keras"))
     text = "draw the training and the mistakes to this .png, .svg or .pdf file; needs "
     text += "matplotlib"
-    add("--plot", lambda name: output(name, ".png", ".svg", ".pdf"), "not drawn", text)
+    add("--plot", "not drawn", text, kind=lambda p: output(p, ".png", ".svg", ".pdf"))
+    text = "read the digits on these images; needs pillow"
+    add("--predict", "none", text, "IMAGE", nargs="+")
+    parser.set_defaults(epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED, predict=[])
     args = parser.parse_args(argv)
 
     if args.epochs < 0:
@@ -422,11 +472,10 @@ def parse_args(argv=None):
         parser.error("argument --batch-size: must be 1 or more")
     if not 0 <= args.seed < 2**32:  # what NumPy takes as a seed
         parser.error("argument --seed: must be from 0 to 4294967295")
-    if args.plot:
-        try:
-            import matplotlib.figure  # noqa: F401
-        except ImportError:
-            parser.error("argument --plot: needs matplotlib: pip install matplotlib")
+    needs = {"plot": ("matplotlib", "matplotlib"), "predict": ("PIL", "pillow")}
+    for name, (module, package) in needs.items():
+        if getattr(args, name) and not importlib.util.find_spec(module):
+            parser.error(f"argument --{name}: needs {package}: pip install {package}")
     return args
 
 

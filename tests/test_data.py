@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -113,14 +114,10 @@ def test_without_the_file_and_a_network_the_error_helps(run, monkeypatch, tmp_pa
     done = run()
     assert done.status == 2
     assert done.out == ""
-    for words in (
-        str(tmp_path / "mnist.npz"),
-        "keras.datasets.mnist",
-        "URL fetch failure",
-        "--data",
-    ):
-        assert words in done.err
-    assert done.err.count("\n") == 1
+    assert done.err == (
+        f"cnn_mnist.py: error: there is no {tmp_path / 'mnist.npz'}: put it there, or name "
+        "it with --data; cannot fetch keras.datasets.mnist: URL fetch failure\n"
+    )
 
 
 def test_a_damaged_file_beside_the_script_is_no_missing_one(run, monkeypatch, tmp_path):
@@ -290,7 +287,23 @@ def test_a_bad_file_is_answered_before_keras_is_loaded(tmp_path):
     assert done.stdout == "False\n"
 
 
-def test_an_error_without_words_is_named():
-    assert cnn_mnist.reason(EOFError()) == "EOFError"
-    assert cnn_mnist.reason(ValueError("first line\nsecond")) == "first line"
-    assert cnn_mnist.reason(OSError(28, "No space", "file")) == "No space"
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (EOFError(), "EOFError"),
+        (ValueError("first line\nsecond"), "first line"),
+        (OSError(28, "No space", "file"), "No space"),
+        (OSError("no number"), "no number"),
+    ],
+)
+def test_an_error_is_explained_in_one_line(error, words):
+    with pytest.raises(ValueError) as found, cnn_mnist.explained("cannot do", "it"):
+        raise error
+    assert str(found.value) == f"cannot do it: {words}"
+    assert found.value.__cause__ is error
+
+
+def test_a_warning_of_what_can_be_read_is_not_shown(recwarn):
+    with cnn_mnist.explained("cannot do", "it"):
+        warnings.warn("odd", stacklevel=1)
+    assert not recwarn.list

@@ -1,6 +1,8 @@
 """The figure of --plot: what is on it, and that it is written as asked."""
 
+import importlib.util
 import io
+import re
 import sys
 import xml.etree.ElementTree
 
@@ -8,6 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from conftest import RESULT
+from PIL import Image, ImageOps
 
 import cnn_mnist
 
@@ -109,7 +112,11 @@ def test_at_most_32_mistakes_in_rows_of_8(digits, wrong, shown, title):
 @pytest.mark.parametrize("wrong", [0, 5, 60])
 def test_no_text_overlaps(digits, history, wrong):
     x, y = digits
-    figure = cnn_mnist.draw(history, x, y, answers(y, {i: 0.999 for i in range(wrong)}))
+    wrong = answers(y, {i: 0.999 for i in range(wrong)})
+    assert_nothing_overlaps(cnn_mnist.draw(history, x, y, wrong))
+
+
+def assert_nothing_overlaps(figure):
     figure.savefig(io.BytesIO())  # lays the figure out
     boxes = [text.get_window_extent() for part in figure.subfigs for text in part.texts]
     for axes in figure.axes:
@@ -125,6 +132,72 @@ def test_no_text_overlaps(digits, history, wrong):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
         assert box.y0 >= 0 and box.y1 <= figure.bbox.y1
         assert box.count_overlaps(boxes[i + 1 :]) == 0
+
+
+@pytest.fixture(scope="module")
+def readings(tmp_path_factory, digits):
+    """40 images of digits, some of them wide, with what was made of each."""
+    folder = tmp_path_factory.mktemp("images")
+    readings = []
+    for i, digit in enumerate(digits[0][:40]):
+        path = folder / f"{i} with a very long name.png"
+        page = Image.fromarray(np.uint8(255 - 255 * digit[..., 0]))
+        ImageOps.pad(page, (28, 28 + i), color="white").save(path)
+        readings.append((path, cnn_mnist.read_digit(path), np.eye(10)[i % 10] * 0.875))
+    return readings
+
+
+@pytest.mark.parametrize("history", [HISTORY, {}], ids=["curves", "no curves"])
+def test_each_image_beside_what_the_network_was_shown(digits, readings, history):
+    x, y = digits
+    figure = cnn_mnist.draw(history, x, y, answers(y, {5: 0.6}), readings[:3])
+    assert titles(figure) == [
+        "1 of 300 test images wrong",
+        "What the network was shown:",
+    ]
+    assert len(figure.axes) - len(tiles(figure)) == (2 if history else 0)
+    first, *pairs = tiles(figure)
+    assert first.get_title().startswith("is ")
+    assert len(pairs) == 6
+    for i, (path, digit, _) in enumerate(readings[:3]):
+        page, shown = pairs[2 * i : 2 * i + 2]
+        assert page.get_title() == path.name[-12:]
+        assert shown.get_title() == f"said {i}\n87.5% sure"
+        assert np.array_equal(shown.images[0].get_array(), digit[..., 0])
+        image = page.images[0].get_array()
+        assert image.shape == (200, round(200 * 28 / (28 + i)))
+        # Dark ink is drawn dark, as in the tiles of MNIST.
+        grey = np.asarray(cnn_mnist.open_grey(path)) / 255
+        np.testing.assert_allclose(image, 1 - grey)
+        for axes in (page, shown):
+            assert axes.images[0].get_clim() == (0, 1)
+            assert axes.images[0].get_cmap().name == "gray_r"
+            assert axes.get_subplotspec().get_geometry()[:2] == (1, 8)
+
+
+def test_at_most_32_images(digits, readings):
+    x, y = digits
+    figure = cnn_mnist.draw({}, x, y, answers(y, {}), readings)
+    assert len(tiles(figure)) == 64
+    assert tiles(figure)[-2].get_title() == readings[31][0].name[-12:]
+
+
+@pytest.mark.parametrize("images", [1, 5, 40])
+def test_no_text_overlaps_with_images(digits, readings, images):
+    x, y = digits
+    wrong = answers(y, {i: 0.999 for i in range(9)})
+    assert_nothing_overlaps(cnn_mnist.draw(HISTORY, x, y, wrong, readings[:images]))
+
+
+def test_a_run_with_plot_and_predict(run, small_file, saved, readings, tmp_path):
+    plot, path = tmp_path / "plot.svg", readings[7][0]
+    flags = ("--load-model", saved, "--epochs", 0, "--plot", plot, "--predict", path)
+    done = run("--data", small_file, *flags)
+    assert done.status == 0
+    digit, sure = re.search(r": (\d) \((\d+\.\d) %\)\n\Z", done.out).groups()
+    assert path.name[-12:] in plot.read_text()
+    assert f"<!-- said {digit} -->" in plot.read_text()
+    assert f"<!-- {sure}% sure -->" in plot.read_text()
 
 
 def test_a_run_with_plot_shows_what_its_evaluation_counts(
@@ -170,15 +243,33 @@ def test_the_other_formats(run, small_file, tmp_path):
     assert pdf.read_bytes().startswith(b"%PDF")
 
 
-def test_without_matplotlib_the_flag_says_how_to_get_it(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    done = run("--plot", tmp_path / "plot.png")
+@pytest.fixture
+def without(monkeypatch):
+    """A function after which a module cannot be found, nor imported."""
+    found = importlib.util.find_spec
+
+    def without(module):
+        monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda n: None if n == module else found(n)
+        )
+
+    return without
+
+
+@pytest.mark.parametrize(
+    ("flag", "module", "package"),
+    [("--plot", "matplotlib", "matplotlib"), ("--predict", "PIL", "pillow")],
+)
+def test_a_flag_says_which_package_it_needs(run, without, flag, module, package):
+    without(module)
+    done = run(flag, "plot.png")
     assert (done.status, done.out) == (2, "")
-    assert "pip install matplotlib" in done.err
+    message = f"error: argument {flag}: needs {package}: pip install {package}\n"
+    assert done.err.endswith(f"cnn_mnist.py: {message}")
 
 
-def test_without_the_flag_matplotlib_is_not_needed(run, small_file, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+def test_without_the_flags_neither_is_needed(run, small_file, without):
+    without("matplotlib")
+    without("PIL")
     assert run("--data", small_file, "--epochs", 0).status == 0

@@ -41,7 +41,7 @@ def test_the_option_table_is_the_help(run):
     _, _, options = run("--help").out.partition("options:\n")
     options = options.partition("\n\n")[0]  # without the exit status
     found = re.findall(
-        r"  (--\S+ \S+) +(.*?) \(default: (.*?)\)",
+        r"  (--\S+ \S+(?: \[.*?\])?) +(.*?) \(default: (.*?)\)",
         " ".join(options.split("\n")),
         re.DOTALL,
     )

@@ -1,0 +1,442 @@
+"""`read_digit` and --predict, on images made from MNIST's digits and from strokes."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ENVIRONMENT, RESULT, SCRIPT
+from PIL import Image, ImageDraw, ImageFilter
+
+import cnn_mnist
+
+
+@pytest.fixture(scope="module")
+def reader(mnist):
+    """A network good enough to read nearly all digits, trained for some seconds."""
+    keras.utils.set_random_seed(1)
+    model = cnn_mnist.build_model()
+    x = mnist["x_train"][:12000, ..., np.newaxis].astype("float32") / 255
+    model.fit(x, np.eye(10)[mnist["y_train"][:12000]], 64, epochs=3, verbose=0)
+    return model
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A function that saves a Pillow image, by default as PNG, and reads it back."""
+
+    def read(image, name="digit.png", **options):
+        image.save(tmp_path / name, **options)
+        return cnn_mnist.read_digit(tmp_path / name)
+
+    return read
+
+
+def enlarged(digit, side=280):
+    """One of MNIST's arrays as a larger image, light on dark."""
+    return Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def photograph(digit, paper=230, ink=60, side=280, size=(500, 400), at=(150, 60)):
+    """One of MNIST's arrays in dark ink on a page of light paper."""
+    mask = np.zeros(size[::-1])
+    mask[at[1] : at[1] + side, at[0] : at[0] + side] = enlarged(digit, side)
+    return Image.fromarray(np.uint8(paper + (ink - paper) * mask / 255))
+
+
+def stroke(width, *points, size=(300, 300), paper=255, ink=0):
+    """A page with one line through the points."""
+    page = Image.new("L", size, paper)
+    ImageDraw.Draw(page).line(points, ink, width, joint="curve")
+    return page
+
+
+def centre_of_mass(digit):
+    rows, columns = np.indices((28, 28))
+    weights = digit[..., 0] / digit.sum()
+    return (rows * weights).sum(), (columns * weights).sum()
+
+
+def extent(digit):
+    """Height and width of what is at least half black, in pixels."""
+    rows, columns = np.nonzero(digit[..., 0] >= 0.5)
+    return np.ptp(rows) + 1, np.ptp(columns) + 1
+
+
+def difference(a, b):
+    """The mean difference of two digits, of a mean value of about 0.13."""
+    return np.abs(a - b).mean()
+
+
+# --- What is promised of the result -------------------------------------------
+
+
+@pytest.mark.parametrize("i", range(20))
+def test_the_form_is_that_of_mnist(read, mnist, i):
+    digit = read(photograph(mnist["x_test"][i]))
+    assert digit.dtype == np.float32
+    assert digit.shape == (28, 28, 1)
+    assert digit.min() == 0
+    assert 0.97 < digit.max() <= 1
+    assert centre_of_mass(digit) == pytest.approx((14, 14), abs=0.1)
+    assert 18 <= max(extent(digit)) <= 20
+
+
+def test_it_looks_like_the_array_it_came_from(read, mnist):
+    """MNIST's own are of this form already, but for thin strokes and rounding."""
+    found = [
+        difference(read(enlarged(x)), x[..., np.newaxis] / 255)
+        for x in mnist["x_test"][:50]
+    ]
+    assert np.median(found) < 0.04
+    assert np.max(found) < 0.09
+
+
+@pytest.mark.parametrize("thickness", [12, 40])
+def test_the_proportions_stay(read, thickness):
+    """A plus sign fills the box of 20 x 20; half as wide, its width is 10."""
+    both = stroke(thickness, 150, 50, 150, 250)
+    ImageDraw.Draw(both).line((50, 150, 250, 150), 0, thickness)
+    for width, pixels in ((300, 20), (150, 10)):
+        height, across = extent(read(both.resize((width, 300))))
+        assert height == pytest.approx(20, abs=1)
+        assert across == pytest.approx(pixels, abs=1)
+
+
+@pytest.mark.parametrize("width", [2, 4, 8, 16, 24])
+def test_thin_strokes_become_as_wide_as_those_of_mnist(read, width):
+    """Here 10 of a page's pixels, 200 high, become one of 20."""
+    digit = read(stroke(width, 150, 50, 150, 249))
+    assert digit.sum() / 20 == pytest.approx(2.5, abs=0.25)
+    assert digit[14, :, 0].max() > 0.8
+
+
+@pytest.mark.parametrize("width", [30, 40])
+def test_thick_strokes_stay_thick(read, width):
+    digit = read(stroke(width, 150, 50, 150, 249))
+    assert digit.sum() / 20 == pytest.approx(width / 10, abs=0.3)
+
+
+def test_the_network_takes_it_as_it_is(read, reader, mnist):
+    digit = read(photograph(mnist["x_test"][0]))
+    assert reader.predict(digit[np.newaxis], verbose=0).argmax() == 7
+
+
+# --- The same digit in many guises --------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seven(mnist):
+    return mnist["x_test"][0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"at": (0, 0)},
+        {"at": (220, 120)},
+        {"side": 60, "at": (400, 300)},
+        {"side": 84, "size": (90, 110), "at": (3, 12)},
+        {"side": 1960, "size": (3000, 4000), "at": (600, 900)},
+        {"paper": 255, "ink": 0},
+        {"paper": 120, "ink": 90},
+        {"paper": 200, "ink": 180},
+        {"paper": 60, "ink": 230},
+        {"paper": 0, "ink": 255},
+    ],
+    ids=str,
+)
+def test_place_size_paper_and_ink_do_not_matter(read, seven, options):
+    tolerance = 0.03 if options.get("side") == 60 else 0.012
+    expected = read(photograph(seven))
+    assert difference(read(photograph(seven, **options)), expected) < tolerance
+
+
+def test_faint_ink_is_read_and_fainter_ink_is_none(read, seven):
+    expected = read(photograph(seven))
+    faint = read(photograph(seven, paper=200, ink=186))
+    assert difference(faint, expected) < 0.04
+    with pytest.raises(ValueError, match="no ink"):
+        read(photograph(seven, paper=200, ink=192))
+
+
+def lit(image, light):
+    """The image with each column's grey values multiplied by `light` (0 to 1)."""
+    values = np.asarray(image, "float32") * light(np.linspace(0, 1, image.width))
+    return Image.fromarray(np.uint8(values))
+
+
+LIGHTS = {
+    "gradient": lambda x: 1 - 0.6 * x,
+    "the other way": lambda x: 0.4 + 0.6 * x,
+    "soft shadow": lambda x: 1 - 0.45 / (1 + np.exp(-(x - 0.55) / 0.05)),
+}
+
+
+@pytest.mark.parametrize("light", LIGHTS)
+def test_uneven_light_does_not_matter(read, reader, mnist, light):
+    digits, labels = mnist["x_test"][:100], mnist["y_test"][:100]
+    pages = [lit(photograph(digit), LIGHTS[light]) for digit in digits]
+    found = reader.predict(np.array([read(page) for page in pages]), verbose=0)
+    assert np.mean(found.argmax(axis=1) == labels) >= 0.96
+
+
+def thin(image):
+    """An enlarged digit with strokes of half the width."""
+    return image.filter(ImageFilter.GaussianBlur(4)).point(lambda v: 255 * (v > 190))
+
+
+def thick(image):
+    return image.filter(ImageFilter.MaxFilter(9))
+
+
+CHANGES = {
+    "light on dark": lambda image: image,
+    "dark on light": lambda image: Image.eval(image, lambda v: 255 - v),
+    "thin": thin,
+    "thick": thick,
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(6)),
+    "28 x 28": lambda image: image.resize((28, 28)),
+    "18 x 18": lambda image: image.resize((18, 18)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_answer_is_that_for_the_array(read, reader, mnist, change):
+    """For 200 test digits; `read_digit` may lose 2 of them, or 5 if much has changed."""
+    digits, labels = mnist["x_test"][:200], mnist["y_test"][:200]
+    direct = reader.predict(digits[..., np.newaxis] / 255, verbose=0).argmax(axis=1)
+    pages = [CHANGES[change](enlarged(digit)) for digit in digits]
+    found = reader.predict(np.array([read(p) for p in pages]), verbose=0).argmax(axis=1)
+    loss = 5 if change in ("thin", "thick", "18 x 18") else 2
+    assert np.sum(direct == labels) > 190
+    assert np.sum(found == labels) >= np.sum(direct == labels) - loss
+
+
+# --- Modes and formats --------------------------------------------------------
+
+
+def transparent(page, ink):
+    """The ink of a grey page in one colour on nothing at all."""
+    image = Image.new("RGBA", page.size, ink)
+    image.putalpha(Image.eval(page, lambda v: 255 - v))
+    return image
+
+
+def sixteen_bits(page, factor, dtype=np.uint16):
+    return Image.fromarray((np.asarray(page).astype(dtype) * factor).astype(dtype))
+
+
+FORMS = {
+    "1.png": lambda page: page.convert("1", dither=Image.Dither.NONE),
+    "L.png": lambda page: page,
+    "LA.png": lambda page: page.convert("LA"),
+    "P.png": lambda page: page.convert("P"),
+    "P.gif": lambda page: page.convert("P"),
+    "RGB.png": lambda page: page.convert("RGB"),
+    "RGB.jpg": lambda page: page.convert("RGB"),
+    "RGB.webp": lambda page: page.convert("RGB"),
+    "RGB.bmp": lambda page: page.convert("RGB"),
+    "RGBA.png": lambda page: page.convert("RGBA"),
+    "CMYK.jpg": lambda page: page.convert("CMYK"),
+    "CMYK.tif": lambda page: page.convert("CMYK"),
+    "YCbCr.tif": lambda page: page.convert("YCbCr"),
+    "16 bits.png": lambda page: sixteen_bits(page, 257),
+    "12 bits.tif": lambda page: sixteen_bits(page, 16),
+    "32 bits.tif": lambda page: sixteen_bits(page, 70000, np.int32),
+    "0 to 1.tif": lambda page: sixteen_bits(page, 1 / 255, np.float32),
+    "black on nothing.png": lambda page: transparent(page, "black"),
+    "white on nothing.png": lambda page: transparent(page, "white"),
+    "blue on nothing.webp": lambda page: transparent(page, "blue"),
+    "palette on nothing.png": lambda page: transparent(page, "black").quantize(32),
+}
+
+
+@pytest.fixture(scope="module")
+def page(seven):
+    return photograph(seven, paper=255, ink=0)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_modes_and_formats(read, page, name):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    found = read(FORMS[name](page), name, **options)
+    assert difference(found, read(page)) < (0.03 if name == "1.png" else 0.01)
+
+
+def test_a_transparent_colour(read, page):
+    found = read(page.convert("P"), transparency=255)
+    assert difference(found, read(page)) < 0.01
+
+
+TURNED = {  # by the orientation of EXIF: what turns the image back
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_an_image_is_read_as_it_is_shown(read, page, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = read(page.transpose(TURNED[orientation]), "turned.jpg", exif=exif)
+    assert difference(found, read(page)) < 0.02
+
+
+@pytest.mark.parametrize("name", ["frames.gif", "frames.tif", "frames.png"])
+def test_the_first_of_several_frames(read, page, name):
+    other = Image.new("L", page.size)
+    found = read(page, name, save_all=True, append_images=[other])
+    assert difference(found, read(page)) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("side", "name"), [(4000, "a.jpg"), (28, "a.png"), (18, "a.png")]
+)
+def test_from_18_to_4000_pixels(read, seven, side, name):
+    image = enlarged(seven, side)
+    assert difference(read(image, name), read(enlarged(seven))) < 0.02
+
+
+# --- Images that cannot be read -----------------------------------------------
+
+
+def cut_short(path):
+    stroke(9, 9, 9, 200, 200).save(path, "PNG")
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def blank(mode, colour):
+    return lambda path: Image.new(mode, (90, 60), colour).save(path, "PNG")
+
+
+def noise(path):
+    values = np.random.default_rng(0).normal(200, 5, (900, 700)).clip(0, 255)
+    Image.fromarray(np.uint8(values)).save(path, "PNG")
+
+
+BAD_IMAGES = {
+    "missing": (lambda path: None, "No such file or directory"),
+    "folder": (lambda path: path.mkdir(), "Is a directory"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot identify image file"),
+    "text": (lambda path: path.write_text("7"), "cannot identify image file"),
+    "cut short": (cut_short, "truncated"),
+    "too large": (
+        lambda path: Image.new("1", (14000, 14000)).save(path, "PNG"),
+        "exceeds limit",
+    ),
+    "white": (blank("L", 255), "there is no ink on it"),
+    "black": (blank("1", 0), "there is no ink on it"),
+    "16 bits": (blank("I;16", 1000), "there is no ink on it"),
+    "nothing": (blank("RGBA", (0, 0, 0, 0)), "there is no ink on it"),
+    "one pixel": (
+        lambda path: Image.new("L", (1, 1)).save(path, "PNG"),
+        "there is no ink on it",
+    ),
+    "paper": (noise, "there is no ink on it"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_a_bad_image_is_named_in_one_line(case, run, tmp_path):
+    write, message = BAD_IMAGES[case]
+    path = tmp_path / "bad.png"
+    write(path)
+    with pytest.raises(ValueError):
+        cnn_mnist.read_digit(path)
+    done = run("--predict", path)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"cnn_mnist.py: error: cannot read {path}: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_large_image_is_read_without_a_warning(tmp_path, monkeypatch, page, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", page.width * page.height * 2 // 3)
+    page.save(tmp_path / "large.png")
+    assert cnn_mnist.read_digit(tmp_path / "large.png").sum() > 50
+    assert not recwarn.list
+
+
+def test_a_bad_image_is_answered_before_keras_is_loaded(small_file):
+    code = (
+        "import sys, cnn_mnist\n"
+        f"assert cnn_mnist.main(['--data', {small_file!r}, '--predict', 'x.png']) == 2\n"
+        "print('keras' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=ENVIRONMENT | {"PYTHONPATH": str(SCRIPT.parent)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "False\n"
+
+
+# --- --predict ----------------------------------------------------------------
+
+
+@pytest.fixture
+def images(mnist, tmp_path, monkeypatch):
+    """Three images in the current folder: 7, 2, 1."""
+    monkeypatch.chdir(tmp_path)
+    for name, digit in zip(("b.png", "a.jpg", "{c} %d.png"), mnist["x_test"]):
+        photograph(digit).save(name)
+    return ["b.png", os.path.join(".", "a.jpg"), "{c} %d.png"]
+
+
+@pytest.fixture(scope="module")
+def reader_file(reader, tmp_path_factory):
+    path = tmp_path_factory.mktemp("reader") / "reader.keras"
+    reader.save(path)
+    return path
+
+
+def test_predict_prints_a_line_for_each_image_in_order(
+    run, small_file, reader, reader_file, images
+):
+    flags = ("--load-model", reader_file, "--epochs", 0, "--predict", *images)
+    done = run("--data", small_file, *flags)
+    assert done.status == 0
+    digits = np.array([cnn_mnist.read_digit(path) for path in images])
+    sure = 100 * reader.predict(digits, verbose=0).max(axis=1)
+    lines = [
+        f"{path}: {digit} ({percent:.1f} %)\n"
+        for path, digit, percent in zip(images, (7, 2, 1), sure)
+    ]
+    before, *rest = done.out.splitlines(keepends=True)[:-3], *lines
+    assert rest == done.out.splitlines(keepends=True)[-3:]
+    assert RESULT.search("".join(before))
+
+
+def test_without_the_flag_nothing_is_predicted(run, small_file, saved):
+    done = run("--data", small_file, "--load-model", saved, "--epochs", 0)
+    assert RESULT.search(done.out)
+
+
+def test_predict_after_ctrl_c(run, small_file, images, monkeypatch):
+    train = cnn_mnist.train
+
+    def interrupted(model, *args):
+        history = train(model, *args)
+        model.stop_training = True
+        return history
+
+    monkeypatch.setattr(cnn_mnist, "train", interrupted)
+    done = run("--data", small_file, "--epochs", 1, "--predict", *images)
+    assert done.status == 130
+    assert done.out.count(" %)\n") == 3
+
+
+def test_predict_needs_an_image(run):
+    done = run("--predict")
+    assert (done.status, done.out) == (2, "")
+    assert "argument --predict: expected at least one argument" in done.err
