@@ -105,6 +105,14 @@ def test_the_proportions_stay(read, thickness):
         assert across == pytest.approx(pixels, abs=1)
 
 
+@pytest.mark.parametrize(("contrast", "part"), [(0.35, False), (0.6, True)])
+def test_what_is_less_than_half_as_dark_is_no_part_of_the_digit(read, contrast, part):
+    page = stroke(20, 100, 50, 100, 250)
+    ImageDraw.Draw(page).line((111, 150, 210, 150), round(255 * (1 - contrast)), 20)
+    _, width = extent(read(page))
+    assert width == pytest.approx(12 if part else 3, abs=1)
+
+
 @pytest.mark.parametrize("width", [2, 4, 8, 16, 24])
 def test_thin_strokes_become_as_wide_as_those_of_mnist(read, width):
     """Here 10 of a page's pixels, 200 high, become one of 20."""
