@@ -261,9 +261,11 @@ def without(monkeypatch):
     ("flag", "module", "package"),
     [("--plot", "matplotlib", "matplotlib"), ("--predict", "PIL", "pillow")],
 )
-def test_a_flag_says_which_package_it_needs(run, without, flag, module, package):
+def test_a_flag_says_which_package_it_needs(
+    run, small_file, tmp_path, without, flag, module, package
+):
     without(module)
-    done = run(flag, "plot.png")
+    done = run("--data", small_file, "--epochs", 0, flag, tmp_path / "plot.png")
     assert (done.status, done.out) == (2, "")
     message = f"error: argument {flag}: needs {package}: pip install {package}\n"
     assert done.err.endswith(f"cnn_mnist.py: {message}")
