@@ -272,7 +272,7 @@ def open_grey(path):
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode[0] in "IF":  # more than 8 bits, which convert() would cut off
             image = Image.fromarray(np.asarray(image, "float32"))
-            values = np.asarray(ImageOps.contain(image, (200, 200)))
+            values = np.asarray(ImageOps.contain(image, (200, 200), Image.BILINEAR))
             values = (values - values.min()) * (255 / (np.ptp(values) or 1))
             image = Image.fromarray(np.uint8(values))
         elif image.has_transparency_data:
@@ -280,7 +280,7 @@ def open_grey(path):
             light, alpha = image.convert("L"), image.getchannel("A")
             ink = ImageChops.multiply(ImageChops.invert(light), alpha)  # on white paper
             image = ImageChops.invert(ink if ink.getbbox() else alpha)  # or white ink
-        return ImageOps.contain(image.convert("L"), (200, 200))
+        return ImageOps.contain(image.convert("L"), (200, 200), Image.BILINEAR)
 
 
 def read_digit(path):
@@ -290,20 +290,22 @@ def read_digit(path):
     path: an image that Pillow reads, of one digit, dark on light or light on dark.
 
     Raises ValueError if it cannot be read, or if there is no ink on it.
-    Source: the MNIST database's page; its digits were fitted into 20 x 20 pixels, and
-    their centre of mass put at the centre of 28 x 28.
+    Source: the MNIST database's page (20 x 20 pixels, centred by mass in 28 x 28).
     """
     from PIL import Image, ImageFilter, ImageOps
 
-    page = open_grey(path)
-    # The paper is the page blurred, which keeps shadows but no strokes.
-    ink = np.asarray(page.filter(ImageFilter.GaussianBlur(20)), "float32") - page
-    ink = np.maximum(ink if np.sum(ink * abs(ink)) > 0 else -ink, 0)  # light on dark
-    if ink.max() < 10:
-        raise ValueError(f"cannot read {path}: there is no ink on it")
-    level = ink.max() / 2
-    # Halfway between the means of ink and paper, as Otsu's threshold almost always is.
-    level = (ink[ink > level].mean() + ink[ink <= level].mean()) / 2
+    page = paper = open_grey(path)
+    for _ in range(2):
+        # Blurred, the page keeps soft shadows but no strokes: that is the paper. The
+        # second time it is without the ink found the first time, which darkened it.
+        blurred = paper.filter(ImageFilter.GaussianBlur(20))
+        ink = np.asarray(blurred, "float32") - page
+        ink = np.maximum(ink if np.sum(ink * abs(ink)) > 0 else -ink, 0)  # or light ink
+        if ink.max() < 10:
+            raise ValueError(f"cannot read {path}: there is no ink on it")
+        level = ink.max() / 2  # then halfway between the means of ink and paper
+        level = (ink[ink > level].mean() + ink[ink <= level].mean()) / 2
+        paper = Image.composite(blurred, page, Image.fromarray(ink > level))
     box = Image.fromarray(ink > level).getbbox()
     ink = np.uint8(np.minimum(255 * ink / ink[ink > level].mean(), 255))
     digit = ImageOps.contain(Image.fromarray(ink).crop(box), (200, 200))

@@ -1,0 +1,234 @@
+"""What each number of `cnn_mnist.py` does: the network with one thing changed.
+
+    python tests/benchmarks/changes.py         # trains, then prints the table
+    python tests/benchmarks/changes.py --time  # measures the seconds, then the same
+
+Each training runs in a process of its own; first all changes with seed 1, then with
+seed 2 and so on. The time of an epoch is not taken from these runs but measured by
+--time, which wants an otherwise idle machine.
+
+Each result is appended to --results at once; what is there already, from the same
+network, settings, versions and processor, is not done again. So an interrupted call is
+simply repeated, and calls with different --only can fill one file at the same time.
+--table prints what is there.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from machine import machine, processor, versions
+
+import cnn_mnist
+
+# The places of the layers in the network of `cnn_mnist.build_model`.
+CONV_1, POOL_1, CONV_2, POOL_2, FLATTEN, DROPOUT, DENSE = range(7)
+# Of a layer what is replaced in its configuration, None to leave it out.
+CHANGES = {
+    "none": {},
+    "dropout 0": {"layers": {DROPOUT: {"rate": 0.0}}},
+    "dropout 0.25": {"layers": {DROPOUT: {"rate": 0.25}}},
+    "half the filters (16, 32)": {
+        "layers": {CONV_1: {"filters": 16}, CONV_2: {"filters": 32}}
+    },
+    "twice the filters (64, 128)": {
+        "layers": {CONV_1: {"filters": 64}, CONV_2: {"filters": 128}}
+    },
+    "5x5 kernels": {
+        "layers": {CONV_1: {"kernel_size": (5, 5)}, CONV_2: {"kernel_size": (5, 5)}}
+    },
+    "one convolution only": {"layers": {CONV_2: None, POOL_2: None}},
+    "no second pooling": {"layers": {POOL_2: None}},
+    "batch 32": {"batch_size": 32},
+    "batch 512": {"batch_size": 512},
+    "5 epochs": {"epochs": 5},
+    "30 epochs": {"epochs": 30},
+    "SGD in place of Adam": {"optimizer": "sgd"},
+    "no scaling by 255": {"scale": 255},
+}
+DEFAULTS = {
+    "layers": {},
+    "batch_size": cnn_mnist.BATCH_SIZE,
+    "epochs": cnn_mnist.EPOCHS,
+    "optimizer": None,
+    "scale": 1,
+}
+
+
+def settings(change):
+    """Return everything that the change leaves as it is, and what it replaces."""
+    return DEFAULTS | CHANGES[change]
+
+
+def build(change, seed):
+    """Return the network of `cnn_mnist.build_model` with the change, compiled.
+
+    Without a change it starts from the same weights as the script with that seed.
+    """
+    import keras
+
+    model = cnn_mnist.build_model()
+    new = settings(change)
+    keras.utils.set_random_seed(seed)
+    changed = keras.Sequential([keras.Input(shape=cnn_mnist.INPUT_SHAPE)])
+    for place, layer in enumerate(model.layers):
+        values = new["layers"].get(place, {})
+        if values is not None:
+            changed.add(type(layer).from_config(layer.get_config() | values))
+    compiled = model.get_compile_config()
+    if new["optimizer"]:
+        compiled["optimizer"] = new["optimizer"]
+    changed.compile_from_config(compiled)
+    return changed
+
+
+def work(change, seed, images):
+    """Train and test in this process; print the result as one line of JSON."""
+    (x_train, y_train), (x_test, y_test) = cnn_mnist.load_data()
+    new = settings(change)
+    model = build(change, seed)
+    x_train, y_train = x_train[:images] * new["scale"], y_train[:images]
+    cnn_mnist.train(model, x_train, y_train, new["batch_size"], new["epochs"])
+    if model.stop_training:  # by Ctrl-C
+        sys.exit(130)
+    result = model.evaluate(
+        x_test * new["scale"],
+        y_test,
+        batch_size=cnn_mnist.BATCH_SIZE,
+        verbose=0,
+        return_dict=True,
+    )
+    print(json.dumps({"parameters": model.count_params(), **result}))
+
+
+def run(change, seed, images):
+    """Return what `work` prints in a process of its own."""
+    command = [sys.executable, __file__, "--work", change, str(seed)]
+    if images:
+        command += ["--images", str(images)]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def step_times(model, x, y, batch_size):
+    """Return the seconds of each step of an epoch but the first."""
+    import keras
+
+    ticks = []
+    timer = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: ticks.append(time.perf_counter())
+    )
+    cnn_mnist.train(model, x, y, batch_size, epochs=1, callbacks=[timer])
+    return np.diff(ticks).tolist()
+
+
+def relative_time(change, rounds=4, steps=80):
+    """Return the time of an image in training, relative to that without a change.
+
+    The ratio of the median steps, where rounds of both take turns.
+    """
+    (x, y), _ = cnn_mnist.load_data()
+    models = {name: build(name, cnn_mnist.SEED) for name in ("none", change)}
+    times = {name: [] for name in models}
+    for i in range(rounds + 1):
+        for name, model in models.items():
+            new = settings(name)
+            images = round(steps * new["batch_size"] / (1 - cnn_mnist.VALIDATION_SPLIT))
+            part = x[:images] * new["scale"], y[:images]
+            seconds = step_times(model, *part, new["batch_size"])
+            if i:  # the first round warms up
+                times[name] += seconds
+    image = {
+        name: statistics.median(times[name]) / settings(name)["batch_size"]
+        for name in models
+    }
+    return image[change] / image["none"]
+
+
+def print_table(changes, seeds, found):
+    """Print a line for each change, as far as there are results, and their machines."""
+    print("\n| change | parameters | test accuracy | lowest to highest | time |")
+    print("| --- | --- | --- | --- | --- |")
+    for change in changes:
+        runs = [found[change, seed] for seed in seeds if (change, seed) in found]
+        cells = [change, "", "", "", ""]
+        if runs:
+            values = [run["accuracy"] for run in runs]
+            cells[1] = f"{runs[0]['parameters']:,}"
+            cells[2] = f"{statistics.mean(values):.4f}"
+            cells[3] = f"{min(values):.4f} to {max(values):.4f}"
+        if len(runs) < len(seeds):
+            cells[3] = f"{cells[3]} ({len(runs)} of {len(seeds)} runs)".lstrip()
+        if (change, "time") in found:
+            cells[4] = f"{found[change, 'time']['ratio']:.2f}"
+        print(f"| {' | '.join(cells)} |")
+    print("\nThe time is that of an epoch, relative to the default.")
+    for made_on in sorted({line["machine"] for line in found.values()}):
+        print(made_on)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--only", nargs="+", choices=CHANGES, default=list(CHANGES), metavar="NAME"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N")
+    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="train on the first N, for a quick try"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("changes.jsonl"), metavar="PATH"
+    )
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        work(args.work[0], int(args.work[1]), args.images)
+        return
+
+    # The network, its settings, versions and processor, but no word of the source,
+    # as a changed comment should not throw hours of training away.
+    made_by = [cnn_mnist.build_model().to_json(), cnn_mnist.VALIDATION_SPLIT]
+    made_by += [platform.python_version(), versions("keras", "tensorflow", "numpy")]
+    made_by += [processor(), args.images]
+    hashes = {
+        change: hashlib.sha256(
+            json.dumps([*made_by, settings(change)]).encode()
+        ).hexdigest()[:12]
+        for change in CHANGES
+    }
+    lines = args.results.read_text().splitlines() if args.results.exists() else []
+    found = {
+        (line["change"], line["seed"]): line
+        for line in map(json.loads, lines)
+        if line["made_by"] == hashes.get(line["change"])
+    }
+    seeds = range(1, args.seeds + 1)
+    for seed in [] if args.table else ["time"] if args.time else seeds:
+        for change in args.only:
+            if (change, seed) in found:
+                continue
+            if args.time:
+                result = {"ratio": relative_time(change)}
+            else:
+                result = run(change, seed, args.images)
+            line = {"change": change, "seed": seed, **result, "machine": machine()}
+            found[change, seed] = line | {"made_by": hashes[change]}
+            with open(args.results, "a", encoding="utf-8") as file:
+                file.write(json.dumps(found[change, seed]) + "\n")
+            print(f"{change}, {seed}: {result}", flush=True)
+    print_table(args.only, seeds, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""What the network of `cnn_mnist.py` has learned: edges first, then patterns?
+
+    python cnn_mnist.py --seed 1 --save-model s1.keras  # and with seeds 2 and 3
+    python tests/benchmarks/features.py s1.keras s2.keras s3.keras
+
+Draws the filters of the first MODEL to --plot and prints numbers of all of them, the
+mean and, of several, the lowest and the highest. Each is compared with the network
+before its training: the nth MODEL with that of seed n.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from machine import machine
+
+import cnn_mnist
+
+CONV_1, POOL_1, CONV_2, POOL_2 = range(4)  # the layers of `cnn_mnist.build_model`
+SHOWN = 3  # the first 0 of the test digits: its stroke runs in all directions
+PATCHES = 6  # of each filter of the second convolution
+
+
+def kernels_of(model):
+    """Return the weights of the first convolution, shape (3, 3, 32)."""
+    return model.layers[CONV_1].kernel.numpy()[:, :, 0]
+
+
+def shares(kernels):
+    """Return which shares of the kernels are edges, lines and finer patterns.
+
+    kernels: shape (3, 3, n). Result: shape (3, n), each column with the sum 1.
+
+    With x and y from -1 to 1, the nine products of 1, x and x² - 2/3 with 1, y and
+    y² - 2/3 are an orthogonal basis of all kernels. Of a kernel's squared deviations
+    from its mean the first share is that of x and y: an edge, bright on one side, in
+    any direction. The second is that of x², xy and y²: a line, though of a diagonal
+    one or a spot only half counts. The third is the rest. On average, kernels drawn
+    at random have 2/8, 3/8 and 3/8.
+    """
+    basis = np.array([[1, 1, 1], [-1, 0, 1], [1, -2, 1]])
+    basis = basis / np.linalg.norm(basis, axis=1, keepdims=True)
+    parts = np.einsum("ai,bj,ijn->abn", basis, basis, kernels) ** 2
+    degree = np.minimum(np.add.outer(range(3), range(3)), 3)
+    found = np.array([parts[degree == i].sum(axis=0) for i in (1, 2, 3)])
+    return found / found.sum(axis=0)
+
+
+def answers(model, place, x):
+    """Yield what the layer at that place makes of x, 1000 images at a time."""
+    import keras
+
+    layer = keras.Model(model.inputs[0], model.layers[place].output)
+    for start in range(0, len(x), 1000):
+        yield layer(x[start : start + 1000]).numpy()
+
+
+def best_patches(model, x):
+    """Return the patches that each filter of the second convolution answers to most.
+
+    Shape (64, PATCHES, 8, 8); all of a filter are from different images. The value at
+    (r, s) depends on 3 by 3 pooled values, those on 6 by 6 values of the first
+    convolution and those on the 8 by 8 pixels from (2r, 2s) on.
+    """
+    values = np.concatenate(list(answers(model, CONV_2, x)))
+    side, filters = values.shape[2:]
+    values = values.reshape(len(x), -1, filters)
+    best = np.argsort(-values.max(axis=1), axis=0, kind="stable")[:PATCHES]
+    patches = np.zeros((filters, PATCHES, 8, 8))
+    for (i, f), image in np.ndenumerate(best):
+        r, s = divmod(values[image, :, f].argmax(), side)
+        patches[f, i] = x[image, 2 * r : 2 * r + 8, 2 * s : 2 * s + 8, 0]
+    return patches
+
+
+def likeness(patches):
+    """Return the correlation of two patches of a filter, the mean of all pairs."""
+    pairs = np.triu_indices(PATCHES, 1)
+    with np.errstate(invalid="ignore"):  # a patch without ink has none
+        return np.nanmean([np.corrcoef(p.reshape(PATCHES, 64))[pairs] for p in patches])
+
+
+def told_about_digit(values, digits):
+    """Return eta², the share of the variance of a value that lies between digits.
+
+    values: shape (n, filters); the result is the mean over the filters that vary.
+    """
+    total = values.var(axis=0)
+    parts = [values[digits == digit] for digit in range(cnn_mnist.NUM_CLASSES)]
+    within = sum(len(part) * part.var(axis=0) for part in parts) / len(values)
+    varies = total > 1e-12
+    return np.mean(1 - within[varies] / total[varies])
+
+
+def linear_accuracy(layers, train, test, epochs):
+    """Return the test accuracy of a softmax classifier on what the layers put out.
+
+    The layers stay as they are. What they put out is divided by its root mean square,
+    as Adam would need longer for smaller values.
+    """
+    import keras
+
+    body = keras.Sequential(
+        [keras.Input(shape=cnn_mnist.INPUT_SHAPE), *layers, keras.layers.Flatten()]
+    )
+    body.trainable = False
+    square = np.mean(body.predict(train[0][:1000], verbose=0) ** 2)
+    keras.utils.set_random_seed(cnn_mnist.SEED)
+    dense = keras.layers.Dense(cnn_mnist.NUM_CLASSES, activation="softmax")
+    scaled = keras.layers.Rescaling(1 / np.sqrt(square))
+    model = keras.Sequential([body, scaled, dense])
+    model.compile_from_config(cnn_mnist.build_model().get_compile_config())
+    cnn_mnist.train(model, *train, epochs=epochs)
+    if model.stop_training:  # by Ctrl-C
+        sys.exit(130)
+    return model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
+
+
+def draw(model, x):
+    """Return a figure of what both convolutions answer to; x: the test images."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.1, 10.8), dpi=120, layout="constrained")
+    first, second = figure.subfigures(2, height_ratios=(3.9, 6.9), hspace=0.03)
+
+    first.suptitle(
+        "First convolution: its 32 kernels of 3 by 3 weights, each beside its answer "
+        "to the digit on the left,\nthe darker the stronger. Above each kernel: how "
+        "much of it is an edge, from negative weights on one side to positive ones.",
+        fontsize=10,
+    )
+    digit, tiles = first.subfigures(1, 2, width_ratios=(1, 8))
+    axes = digit.subplots()
+    axes.imshow(x[SHOWN], cmap="gray_r", vmin=0, vmax=1)
+    axes.axis("off")
+    kernels, (maps,) = kernels_of(model), answers(model, CONV_1, x[SHOWN : SHOWN + 1])
+    limit, edges = np.abs(kernels).max(), shares(kernels)[0]
+    grid = tiles.subplots(4, 16)
+    for left, right, f in zip(
+        grid[:, ::2].flat, grid[:, 1::2].flat, np.argsort(-edges)
+    ):
+        weights = left.imshow(kernels[..., f], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        left.set_title(f"{edges[f]:.0%}", fontsize=8, pad=2)
+        right.imshow(maps[0, ..., f], cmap="gray_r", vmin=0)
+        left.axis("off")
+        right.axis("off")
+    bar = digit.colorbar(weights, ax=axes, location="bottom", label="weight")
+    bar.set_ticks([-limit, 0, limit], labels=["−", "0", "+"])
+
+    second.suptitle(
+        f"Second convolution: for each of its 64 filters, the {PATCHES} pieces of test "
+        "digits, of 8 by 8 pixels\nand from different images, that it answers to most.",
+        fontsize=10,
+    )
+    greys = matplotlib.colormaps["gray_r"].with_extremes(bad="#9ecae1")
+    for axes, patches in zip(second.subplots(16, 4).flat, best_patches(model, x)):
+        framed = np.pad(patches, ((0, 0), (1, 1), (1, 0)), constant_values=np.nan)
+        strip = np.pad(np.hstack(framed), ((0, 0), (0, 1)), constant_values=np.nan)
+        axes.imshow(strip, cmap=greys, vmin=0, vmax=1)
+        axes.axis("off")
+    return figure
+
+
+def cell(values, places=2):
+    """Return the mean and, of several values, the lowest and the highest."""
+    mean, low, high = (f"{f(values):.{places}f}" for f in (np.mean, np.min, np.max))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+def print_table(head, rows):
+    print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument(
+        "--plot", type=Path, default=Path(__file__).with_suffix(".png"), metavar="PATH"
+    )
+    parser.add_argument("--epochs", type=int, default=cnn_mnist.EPOCHS, metavar="N")
+    args = parser.parse_args()
+
+    train, (x, y) = cnn_mnist.load_data()
+    digits = y.argmax(axis=1)
+    trained = [cnn_mnist.load_model(path) for path in args.models]
+    draw(trained[0], x).savefig(args.plot)
+
+    import keras
+
+    untrained = []
+    for seed in range(1, len(trained) + 1):
+        keras.utils.set_random_seed(seed)
+        untrained.append(cnn_mnist.build_model())
+    groups = {"trained": trained, "before training": untrained}
+
+    rows = []
+    kernels = {name: list(map(kernels_of, models)) for name, models in groups.items()}
+    kernels["drawn at random"] = [
+        np.random.default_rng(0).uniform(-1, 1, (3, 3, 10**5))
+    ]
+    for name, several in kernels.items():
+        found = np.array([shares(one) for one in several])
+        columns = [*found.mean(axis=2).T, np.mean(found[:, 0] > 0.5, axis=1)]
+        rows.append((f"first kernels, {name}", *map(cell, columns)))
+    print_table(("share of", "edge", "line", "finer", "mostly edge"), rows)
+
+    rows = [("grey value", cell([told_about_digit(x.mean(axis=(1, 2)), digits)]), "")]
+    for name, models in groups.items():
+        for layer, place in (("first", CONV_1), ("second", CONV_2)):
+            told = []
+            for model in models:
+                values = [
+                    (part.mean(axis=(1, 2)), part.max(axis=(1, 2)))
+                    for part in answers(model, place, x)
+                ]
+                both = map(np.concatenate, zip(*values))
+                told.append([told_about_digit(each, digits) for each in both])
+            rows.append((f"a {layer} filter, {name}", *map(cell, zip(*told))))
+    print_table(("told about the digit by", "mean answer", "largest answer"), rows)
+
+    rows = [
+        (name, cell([likeness(best_patches(model, x)) for model in models]))
+        for name, models in groups.items()
+    ]
+    print_table(("second filters", "likeness of the best patches"), rows)
+
+    scores = [linear_accuracy([], train, (x, y), args.epochs)]
+    rows = [("pixels", f"{x[0].size}", cell(scores, 4))]
+    for name, models in groups.items():
+        for layer, place in (("first", POOL_1), ("second", POOL_2)):
+            scores = [
+                linear_accuracy(m.layers[: place + 1], train, (x, y), args.epochs)
+                for m in models
+            ]
+            size = np.prod(models[0].layers[place].output.shape[1:])
+            rows.append((f"{layer} pooling, {name}", f"{size}", cell(scores, 4)))
+    print_table(("linear classifier on", "values", "test accuracy"), rows)
+    print(f"\n{machine()}")
+
+
+if __name__ == "__main__":
+    main()
