@@ -7,6 +7,7 @@ from conftest import TOP
 import cnn_mnist
 
 README = (TOP / "README.md").read_text(encoding="utf-8")
+BENCHMARKS = TOP / "tests" / "benchmarks"
 
 
 def table(first_heading):
@@ -61,16 +62,15 @@ def test_the_test_command_is_that_of_the_ci():
     assert f"\n{command}\n" in (TOP / ".ci" / "run").read_text()
 
 
-def test_every_test_that_the_readme_names_exists():
-    names = re.findall(r"`(test_\w+)`", README)
-    assert names
-    sources = "".join(path.read_text() for path in (TOP / "tests").glob("test_*.py"))
-    for name in names:
-        assert f"def {name}(" in sources
-
-
 def test_every_file_that_the_readme_names_exists():
     for path in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(
         r"(tests/[\w/.]+)", README
     ):
-        assert (TOP / path.rstrip(".")).exists(), path
+        assert path.startswith("https://") or (TOP / path.rstrip(".")).exists(), path
+
+
+def test_every_benchmark_is_described():
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `(\w+\.py)` \|", text, re.MULTILINE)
+    scripts = {path.name for path in BENCHMARKS.glob("*.py")} - {"machine.py"}
+    assert sorted(described) == sorted(scripts)
