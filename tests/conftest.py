@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import types
 from pathlib import Path
@@ -14,6 +15,8 @@ sys.path.insert(0, str(TOP))
 import cnn_mnist
 
 SCRIPT = TOP / "cnn_mnist.py"
+# As in a terminal, also where these tests run in the background with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals as on POSIX")
 # The environment of a user, who has not set what importing the script sets.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}

@@ -250,7 +250,6 @@ FORMS = {
     "RGBA.png": lambda page: page.convert("RGBA"),
     "CMYK.jpg": lambda page: page.convert("CMYK"),
     "CMYK.tif": lambda page: page.convert("CMYK"),
-    "YCbCr.tif": lambda page: page.convert("YCbCr"),
     "16 bits.png": lambda page: sixteen_bits(page, 257),
     "12 bits.tif": lambda page: sixteen_bits(page, 16),
     "32 bits.tif": lambda page: sixteen_bits(page, 70000, np.int32),
