@@ -301,7 +301,7 @@ def read_digit(path):
         blurred = paper.filter(ImageFilter.GaussianBlur(20))
         ink = np.asarray(blurred, "float32") - page
         ink = np.maximum(ink if np.sum(ink * abs(ink)) > 0 else -ink, 0)  # or light ink
-        if ink.max() < 10:
+        if ink.max(initial=0) < 10:
             raise ValueError(f"cannot read {path}: there is no ink on it")
         level = ink.max() / 2  # then halfway between the means of ink and paper
         level = (ink[ink > level].mean() + ink[ink <= level].mean()) / 2

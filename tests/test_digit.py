@@ -348,6 +348,10 @@ BAD_IMAGES = {
         "there is no ink on it",
     ),
     "paper": (noise, "there is no ink on it"),
+    "too narrow": (
+        lambda path: stroke(1, 0, 0, 0, 499, size=(1, 500)).save(path, "PNG"),
+        "there is no ink on it",
+    ),
 }
 
 
