@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from machine import machine, processor, versions
+from machine import machine, on_step, processor, versions
 
 import cnn_mnist
 
@@ -121,12 +121,8 @@ def run(change, seed, images):
 
 def step_times(model, x, y, batch_size):
     """Return the seconds of each step of an epoch but the first."""
-    import keras
-
     ticks = []
-    timer = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: ticks.append(time.perf_counter())
-    )
+    timer = on_step(lambda: ticks.append(time.perf_counter()))
     cnn_mnist.train(model, x, y, batch_size, epochs=1, callbacks=[timer])
     return np.diff(ticks).tolist()
 

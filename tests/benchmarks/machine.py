@@ -45,3 +45,10 @@ def machine(*more_packages):
     return (
         f"Python {platform.python_version()}, {packages}; {cores} cores, {processor()}"
     )
+
+
+def on_step(call):
+    """Return the Keras callback that calls `call` after every training step."""
+    import keras
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: call())
