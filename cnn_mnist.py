@@ -13,9 +13,9 @@ import sys
 
 # Ctrl-C while modules load would end in a traceback of whatever was loading. So until
 # Keras is loaded it ends the process, unless that is a whole notebook.
-NOTEBOOK = hasattr(sys, "ps1")
+INTERACTIVE = hasattr(sys, "ps1")
 CTRL_C = signal.getsignal(signal.SIGINT)
-if __name__ == "__main__" and CTRL_C is signal.default_int_handler and not NOTEBOOK:
+if __name__ == "__main__" and CTRL_C is signal.default_int_handler and not INTERACTIVE:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import argparse
@@ -35,8 +35,8 @@ SHOW_LOG = "TF_CPP_MIN_LOG_LEVEL" in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# Batch work, to Linux: or the thread that tunes TensorFlow's input pipeline, woken at
-# the end of an epoch before it is told to stop, sleeps on, and the next epoch waits.
+# Run as batch work, on Linux: otherwise an epoch may start with a long idle wait for a
+# thread of TensorFlow's input pipeline (more on this in tests/benchmarks/README.md).
 with contextlib.suppress(AttributeError, OSError):
     if os.sched_getscheduler(0) == os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -69,7 +69,7 @@ def load_data(path=None):
     x_train = x_train[..., np.newaxis].astype("float32") / 255
     x_test = x_test[..., np.newaxis].astype("float32") / 255
 
-    # The label 3 becomes the row 0 0 0 1 0 0 0 0 0 0: (n,) -> (n, 10).
+    # Row 3 of the identity matrix, 0 0 0 1 0 0 0 0 0 0, stands for 3: (n,) -> (n, 10).
     one_hot = np.eye(NUM_CLASSES, dtype="float32")
     return (x_train, one_hot[y_train]), (x_test, one_hot[y_test])
 
@@ -102,7 +102,7 @@ def build_model():
 
 
 def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
-    """Fit the model; return loss, accuracy, val_loss, val_accuracy of each epoch.
+    """Fit the model; return a dict: loss, accuracy, val_loss, val_accuracy by epoch.
 
     x, y: as from `load_data`; the last tenth is held out for validation.
 
@@ -118,7 +118,7 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
             validation_split=VALIDATION_SPLIT,
             callbacks=[listen, *callbacks],
             # Only a terminal or a notebook can show a progress bar, which is redrawn.
-            verbose=1 if sys.stdout.isatty() or NOTEBOOK else 2,
+            verbose=1 if sys.stdout.isatty() or INTERACTIVE else 2,
         ).history
 
 
@@ -128,7 +128,8 @@ def main(argv=None):
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
         digits = np.array([read_digit(path) for path in args.predict])
-        model = None if args.load_model is None else load_model(args.load_model)
+        path = args.load_model
+        model = None if path is None else load_model(path, args.seed)
     except ValueError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
         return 2
@@ -154,8 +155,8 @@ def main(argv=None):
     if args.plot:
         probabilities = model.predict(x_test, batch_size=batch_size, verbose=0)
         readings = list(zip(args.predict, digits, answers))
-        figure = draw(history, x_test, y_test, probabilities, readings)
-        save(args.plot, figure.savefig, unwritten)
+        drawn = history, x_test, y_test, probabilities, readings
+        save(args.plot, lambda path: draw(*drawn).savefig(path), unwritten)
     return 1 if unwritten else 130 if model.stop_training else 0
 
 
@@ -258,7 +259,7 @@ def draw(history, x, y, probabilities, readings=()):
         for position, (tile, label) in enumerate(tiles, start=1):
             axes = part.add_subplot(-(-len(tiles) // 8), 8, position)
             axes.imshow(tile, cmap="gray_r", vmin=0, vmax=1)
-            axes.set_title(label, fontsize=9, pad=2)
+            axes.set_title(label, fontsize=9, pad=2, parse_math=False)  # a$b$.png
             axes.axis("off")
     return figure
 
@@ -303,11 +304,11 @@ def read_digit(path):
         ink = np.maximum(ink if np.sum(ink * abs(ink)) > 0 else -ink, 0)  # or light ink
         if ink.max(initial=0) < 10:
             raise ValueError(f"cannot read {path}: there is no ink on it")
-        level = ink.max() / 2  # then halfway between the means of ink and paper
-        level = (ink[ink > level].mean() + ink[ink <= level].mean()) / 2
-        paper = Image.composite(blurred, page, Image.fromarray(ink > level))
-    box = Image.fromarray(ink > level).getbbox()
-    ink = np.uint8(np.minimum(255 * ink / ink[ink > level].mean(), 255))
+        threshold = ink.max() / 2  # then halfway between the means of ink and paper
+        threshold = (ink[ink > threshold].mean() + ink[ink <= threshold].mean()) / 2
+        paper = Image.composite(blurred, page, Image.fromarray(ink > threshold))
+    box = Image.fromarray(ink > threshold).getbbox()
+    ink = np.uint8(np.minimum(255 * ink / ink[ink > threshold].mean(), 255))
     digit = ImageOps.contain(Image.fromarray(ink).crop(box), (200, 200))
     digit = ImageOps.expand(digit, 40)  # ten times the size of MNIST's
 
@@ -323,7 +324,7 @@ def read_digit(path):
 
     # MNIST's centre of mass is in the middle of pixel 14 of 0 to 27.
     y, x = (np.average(axis, weights=ink) for axis in np.indices(ink.shape))
-    left, top = round(x - 145), round(y - 145)
+    left, top = round(x - 144.5), round(y - 144.5)
     digit = Image.fromarray(np.uint8(ink)).crop((left, top, left + 280, top + 280))
     return np.asarray(digit.reduce(10), "float32")[..., np.newaxis] / 255
 
@@ -378,7 +379,7 @@ def read_arrays(path):
     return arrays
 
 
-def load_model(path):
+def load_model(path, seed=SEED):
     """Return the compiled model saved at `path`, with the state of its optimizer.
 
     Raises ValueError if there is no such model, if Keras's safe mode rejects it, or
@@ -386,6 +387,7 @@ def load_model(path):
     """
     with explained("cannot load", path, archive=True):
         keras, _ = load_keras()
+        keras.utils.set_random_seed(seed)  # the state of dropout is not in the file
         model = keras.saving.load_model(path, safe_mode=True)
         shapes = model.input_shape, model.output_shape
         if shapes != ((None, *INPUT_SHAPE), (None, NUM_CLASSES)):
@@ -445,8 +447,8 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         prog="cnn_mnist.py",
         description="Train a convolutional network on the MNIST digits.",
-        epilog="Exit status: 0 done, 1 a model or figure could not be written, 2 a "
-        "wrong flag or file, 130 interrupted by Ctrl-C.",
+        epilog="Exit status: 0 done, 1 something could not be written, 2 a wrong flag "
+        "or file, 130 interrupted by Ctrl-C.",
     )
 
     def add(flag, default, text, metavar="PATH", kind=str, **more):
@@ -460,8 +462,7 @@ def parse_args(argv=None):
     add("--load-model", "a new one", "start from this saved .keras model")
     text = "write the model to this .keras file after every epoch"
     add("--save-model", "not saved", text, kind=lambda p: output(p, ".keras"))
-    text = "draw the training and the mistakes to this .png, .svg or .pdf file; needs "
-    text += "matplotlib"
+    text = "draw training and mistakes to this .png, .svg or .pdf; needs matplotlib"
     add("--plot", "not drawn", text, kind=lambda p: output(p, ".png", ".svg", ".pdf"))
     text = "read the digits on these images; needs pillow"
     add("--predict", "none", text, "IMAGE", nargs="+")
@@ -482,9 +483,8 @@ def parse_args(argv=None):
 
 
 if __name__ == "__main__":
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed
-            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+    for name in ("stdin", "stdout", "stderr"):  # None stands for a closed one
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "r+"))  # noqa: SIM115
     try:
         status = main()
         sys.stdout.flush()

@@ -54,6 +54,41 @@ def test_training_goes_on_where_it_was_saved(run, small_file, saved, tmp_path):
     assert len(old.variables) == len(new.variables)
 
 
+def test_a_run_repeats_itself_bit_for_bit(run, small_file, saved, tmp_path):
+    """Also one that goes on, though the saved file holds no state of dropout."""
+
+    def weights(name, *flags):
+        path = tmp_path / name
+        flags = ("--epochs", 1, *flags, "--save-model", path)
+        assert run("--data", small_file, *flags).status == 0
+        return keras.saving.load_model(path).get_weights()
+
+    for flags in ((), ("--load-model", saved)):
+        first, again, other = (
+            weights(f"{i}.keras", *flags, "--seed", seed)
+            for i, seed in enumerate((3, 3, 4))
+        )
+        assert all(map(np.array_equal, first, again))
+        assert not any(map(np.array_equal, first, other))
+
+    # The last `first` went on from the saved model, its dropout by the seed as well.
+    model = cnn_mnist.load_model(saved, 3)
+    keras.utils.set_random_seed(3)
+    (x, y), _ = cnn_mnist.load_data(small_file)
+    cnn_mnist.train(model, x, y, epochs=1)
+    assert all(map(np.array_equal, first, model.get_weights()))
+
+
+def test_a_loaded_model_drops_out_by_the_seed_alone(small, saved):
+    x = np.float32(small["x_test"][..., np.newaxis] / 255)
+    first, again, other = (
+        cnn_mnist.load_model(saved, seed)(x, training=True) for seed in (1, 1, 2)
+    )
+    default = cnn_mnist.load_model(saved)(x, training=True)
+    assert np.array_equal(first, again) and np.array_equal(first, default)
+    assert not np.array_equal(first, other)
+
+
 def test_a_model_can_be_loaded_and_saved_in_one_file(run, small_file, tmp_path):
     path = tmp_path / "model.keras"
     for _ in range(2):

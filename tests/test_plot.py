@@ -189,6 +189,35 @@ def test_no_text_overlaps_with_images(digits, readings, images):
     assert_nothing_overlaps(cnn_mnist.draw(HISTORY, x, y, wrong, readings[:images]))
 
 
+def test_a_dollar_in_a_name_is_no_formula(digits, readings, tmp_path):
+    x, y = digits
+    path = tmp_path / "a$^$.png"
+    path.write_bytes(readings[0][0].read_bytes())
+    figure = cnn_mnist.draw({}, x, y, answers(y, {}), [(path, *readings[0][1:])])
+    figure.savefig(io.BytesIO())
+    assert tiles(figure)[0].get_title() == "a$^$.png"
+
+
+def test_an_image_that_is_gone_when_the_figure_is_drawn(
+    run, small_file, readings, tmp_path, monkeypatch
+):
+    image, plot, train = tmp_path / "7.png", tmp_path / "plot.png", cnn_mnist.train
+    image.write_bytes(readings[7][0].read_bytes())
+
+    def train_and_lose_it(*args):
+        image.unlink()
+        return train(*args)
+
+    monkeypatch.setattr(cnn_mnist, "train", train_and_lose_it)
+    flags = ("--epochs", 0, "--plot", plot, "--predict", image)
+    done = run("--data", small_file, *flags)
+    assert done.status == 1
+    assert re.search(r": \d \(\d+\.\d %\)\n\Z", done.out)
+    reason = f"cannot read {image}: No such file or directory"
+    assert done.err == f"\ncnn_mnist.py: cannot write {plot}: {reason}\n"
+    assert not plot.exists()
+
+
 def test_a_run_with_plot_and_predict(run, small_file, saved, readings, tmp_path):
     plot, path = tmp_path / "plot.svg", readings[7][0]
     flags = ("--load-model", saved, "--epochs", 0, "--plot", plot, "--predict", path)
