@@ -1,6 +1,10 @@
 """The accuracy of `cnn_mnist.py` as a distribution: one default run for each seed.
 
+    pip install scipy
     python tests/benchmarks/accuracy.py --seeds 10
+
+The last column is the range in which, by Student's t, the result of one more run lies
+with a probability of 95 %.
 
 Each run's result is appended to --results at once; a seed that is there already, from
 the same script, versions and processor, is not run again. So an interrupted call is
@@ -17,6 +21,7 @@ import sys
 from pathlib import Path
 
 from machine import SCRIPT, machine
+from scipy.stats import t
 
 
 def run(seed):
@@ -34,7 +39,7 @@ def run(seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=10, metavar="N")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="2 or more")
     parser.add_argument(
         "--results", type=Path, default=Path("accuracy.jsonl"), metavar="PATH"
     )
@@ -60,13 +65,19 @@ def main():
             flush=True,
         )
 
-    print(f"\n{args.seeds} seeds | mean | standard deviation | lowest | highest")
-    print("--- | --- | --- | --- | ---")
+    print(
+        f"\n| {args.seeds} seeds | mean | standard deviation | lowest to highest "
+        "| 95 of 100 runs |\n| --- | --- | --- | --- | --- |"
+    )
     for name in ("accuracy", "loss"):
         values = [results[seed][name] for seed in range(1, args.seeds + 1)]
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+        mean, spread = statistics.mean(values), statistics.stdev(values)
+        low, high = t.interval(
+            0.95, args.seeds - 1, mean, spread * (1 + 1 / args.seeds) ** 0.5
+        )
         print(
-            f"test {name} | {statistics.mean(values):.4f} | {spread:.4f} | {min(values):.4f} | {max(values):.4f}"
+            f"| test {name} | {mean:.4f} | {spread:.4f} "
+            f"| {min(values):.4f} to {max(values):.4f} | {low:.4f} to {high:.4f} |"
         )
     print(f"\n{machine()}")
 

@@ -3,20 +3,20 @@
     python tests/benchmarks/changes.py         # trains, then prints the table
     python tests/benchmarks/changes.py --time  # measures the seconds, then the same
 
+Two calls can share two cores, as `taskset -c 0` and `taskset -c 1` and different --only.
 Each training runs in a process of its own; first all changes with seed 1, then with
 seed 2 and so on. The time of an epoch is not taken from these runs but measured by
 --time, which wants an otherwise idle machine.
 
 Each result is appended to --results at once; what is there already, from the same
-network, settings, versions and processor, is not done again. So an interrupted call is
-simply repeated, and calls with different --only can fill one file at the same time.
+network, settings, versions, processor and number of cores, is not done again. So an
+interrupted call is simply repeated.
 --table prints what is there.
 """
 
 import argparse
 import hashlib
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from machine import machine, on_step, processor, versions
+from machine import machine, on_step
 
 import cnn_mnist
 
@@ -192,11 +192,10 @@ def main():
         work(args.work[0], int(args.work[1]), args.images)
         return
 
-    # The network, its settings, versions and processor, but no word of the source,
-    # as a changed comment should not throw hours of training away.
+    # The network, its settings and the machine, but no word of the source, as a changed
+    # comment should not throw hours of training away.
     made_by = [cnn_mnist.build_model().to_json(), cnn_mnist.VALIDATION_SPLIT]
-    made_by += [platform.python_version(), versions("keras", "tensorflow", "numpy")]
-    made_by += [processor(), args.images]
+    made_by += [machine(), args.images]
     hashes = {
         change: hashlib.sha256(
             json.dumps([*made_by, settings(change)]).encode()

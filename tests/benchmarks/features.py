@@ -128,7 +128,7 @@ def draw(model, x):
     first.suptitle(
         "First convolution: its 32 kernels of 3 by 3 weights, each beside its answer "
         "to the digit on the left,\nthe darker the stronger. Above each kernel: how "
-        "much of it is an edge, from negative weights on one side to positive ones.",
+        "much of it, its mean aside, is an edge: weights that rise from side to side.",
         fontsize=10,
     )
     digit, tiles = first.subfigures(1, 2, width_ratios=(1, 8))

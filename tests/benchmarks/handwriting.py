@@ -25,12 +25,12 @@ CONDITIONS = {
     "MNIST's own images": "as it is",
     "the same, dark on light": "inverted",
     "dark ink on a page": "",
-    "that, in light that fades to 40 %": "gradient",
-    "that, half in shadow": "shadow",
-    "that, with a ballpoint pen": "thin",
-    "that, with a felt pen": "thick",
-    "that, but chalk on a board": "chalk",
-    "that, at 18 to 40 pixels": "small",
+    "page in light that fades to 40 %": "gradient",
+    "page half in shadow": "shadow",
+    "page, ballpoint pen": "thin",
+    "page, felt pen": "thick",
+    "chalk on a board": "chalk",
+    "page of 18 to 40 pixels": "small",
 }
 PENS = {"thin": (0.8, 1.4), "thick": (3.5, 4.5)}  # in MNIST's pixels
 SCALE = 8  # by which a digit is enlarged as it is drawn
@@ -183,7 +183,8 @@ def main():
     args = parser.parse_args()
     models = [cnn_mnist.load_model(path) for path in args.models]
 
-    heading = "| | shrunk | and inverted | read_digit |\n| --- | --- | --- | --- |"
+    heading = "| | shrunk | shrunk, light on dark | read_digit |"
+    heading += "\n| --- | --- | --- | --- |"
     if args.folder:
         paths = [path for path in args.folder.rglob("[0-9]*") if is_image(path)]
         if not paths:
