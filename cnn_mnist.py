@@ -380,7 +380,7 @@ def read_arrays(path):
 
 
 def load_model(path, seed=SEED):
-    """Return the compiled model saved at `path`, with the state of its optimizer.
+    """Return the compiled model at `path`, optimizer as it was, dropout from `seed`.
 
     Raises ValueError if there is no such model, if Keras's safe mode rejects it, or
     if it does not map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.

@@ -3,15 +3,15 @@
     python tests/benchmarks/changes.py         # trains, then prints the table
     python tests/benchmarks/changes.py --time  # measures the seconds, then the same
 
-Two calls can share two cores, as `taskset -c 0` and `taskset -c 1` and different --only.
 Each training runs in a process of its own; first all changes with seed 1, then with
 seed 2 and so on. The time of an epoch is not taken from these runs but measured by
 --time, which wants an otherwise idle machine.
 
 Each result is appended to --results at once; what is there already, from the same
 network, settings, versions, processor and number of cores, is not done again. So an
-interrupted call is simply repeated.
---table prints what is there.
+interrupted call is simply repeated, and calls with different --only can fill one file
+at the same time, on Linux under `taskset -c 0` and `taskset -c 1` with a core for each.
+--table, called with as many cores, prints what is there.
 """
 
 import argparse
