@@ -1,49 +1,47 @@
-"""The start and the end of the process: Ctrl-C, closed streams, what else is printed."""
+"""The start and the end of the process: Ctrl-C, closed streams, what else is printed.
+
+Most of it needs a process, but not TensorFlow: `stub/keras.py` stands in for Keras.
+"""
 
 import os
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, RESULT, SCRIPT, posix
 
-# In place of a module: Ctrl-C while it loads, which the module takes for an error.
-INTERRUPTED = """
-import signal
-try:
-    signal.raise_signal(signal.SIGINT)
-except BaseException as error:
-    raise ImportError("PLEASE READ") from error
-raise SystemExit("it goes on")
-"""
-# In place of Keras: an installation that writes as C++ does, and then fails.
-BROKEN = """
-import os
-os.write(2, b"the reason\\n")
-raise ImportError("a broken installation")
-"""
+STUB = Path(__file__).with_name("stub")
 
 
 @pytest.fixture
-def start(small_file, tmp_path):
-    """A function that runs the program without epochs, and some modules replaced."""
+def start(small_file):
+    """A function that runs the program without epochs, by default on the stub.
 
-    def start(code=None, sigint=signal.SIG_DFL, closed=(), env=(), **modules):
-        for name, text in modules.items():
-            (tmp_path / f"{name}.py").write_text(text)
+    noise: what is run while Keras loads.
+    """
 
+    def start(
+        code=None,
+        noise="",
+        sigint=signal.SIG_DFL,
+        closed=(),
+        stub=True,
+        flags=(),
+        **env,
+    ):
         def prepare():
             signal.signal(signal.SIGINT, sigint)
             for descriptor in closed:
                 os.close(descriptor)
 
-        path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SCRIPT.parent}"}
+        path = f"{STUB}{os.pathsep}" * stub + str(SCRIPT.parent)
         program = [SCRIPT] if code is None else ["-c", code]
         return subprocess.run(
-            [sys.executable, *program, "--data", small_file, "--epochs", "0"],
-            env=ENVIRONMENT | path | dict(env),
+            [sys.executable, *program, "--data", small_file, "--epochs", "0", *flags],
+            env=ENVIRONMENT | {"PYTHONPATH": path, "NOISE": noise} | env,
             preexec_fn=prepare if os.name == "posix" else None,
             check=False,
             capture_output=True,
@@ -54,44 +52,49 @@ def start(small_file, tmp_path):
     return start
 
 
-# --- Ctrl-C while modules load ------------------------------------------------
+# --- Ctrl-C while Keras loads -------------------------------------------------
 
-AS_PROGRAM = f"import runpy\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+# What is loading takes the interruption for an error of its own.
+INTERRUPTED = """
+import signal
+try:
+    signal.raise_signal(signal.SIGINT)
+except BaseException as error:
+    raise ImportError("PLEASE READ") from error
+raise SystemExit("it goes on")
+"""
+IMPORTED = "import cnn_mnist\ncnn_mnist.build_model()\n"
+IN_A_NOTEBOOK = f"""
+import runpy, sys
+sys.ps1 = "In: "
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
 
 
 @posix
-@pytest.mark.parametrize("module", ["numpy", "keras"])
-def test_ctrl_c_while_a_module_loads(start, module):
-    done = start(**{module: INTERRUPTED})
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+def test_ctrl_c_while_keras_loads_ends_the_process_by_the_signal(start):
+    done = start(noise=INTERRUPTED)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @posix
-@pytest.mark.parametrize("module", ["numpy", "keras"])
-def test_an_ignored_ctrl_c_stays_ignored_while_a_module_loads(start, module):
-    done = start(sigint=signal.SIG_IGN, **{module: INTERRUPTED})
+def test_an_ignored_ctrl_c_stays_ignored_while_keras_loads(start):
+    done = start(noise=INTERRUPTED, sigint=signal.SIG_IGN)
     assert (done.returncode, done.stderr) == (1, "it goes on\n")
 
 
 @posix
-@pytest.mark.parametrize(
-    "code",
-    ["import cnn_mnist", "import sys\nsys.ps1 = 'In: '\n" + AS_PROGRAM],
-    ids=["imported", "in a notebook"],
-)
+@pytest.mark.parametrize("code", [IMPORTED, IN_A_NOTEBOOK])
 def test_ctrl_c_does_not_end_the_process_of_another_program(start, code):
-    done = start(code, numpy=INTERRUPTED)
+    done = start(code, noise=INTERRUPTED)
     assert done.returncode == 1
-    assert done.stderr.endswith("ImportError: PLEASE READ\n")
+    assert "ImportError: PLEASE READ\n" in done.stderr
 
 
 @posix
-def test_ctrl_c_is_python_s_own_once_keras_is_loaded(start):
-    code = (
-        "try:\n    " + AS_PROGRAM.replace("\n", "\n    ") + "pass\n"
-        "finally:\n    import signal\n    print(signal.getsignal(signal.SIGINT))"
-    )
-    done = start(code)
+def test_ctrl_c_is_as_before_once_keras_is_loaded(start):
+    noise = "import atexit, signal\natexit.register(lambda: print(signal.getsignal(2)))"
+    done = start(noise=noise)
     assert done.stdout.endswith(f"{signal.default_int_handler}\n")
 
 
@@ -104,7 +107,8 @@ def test_a_closed_pipe_ends_the_program_quietly(small_file, last_line_read):
     """Closed before what Keras prints, or before what is printed as Python ends."""
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "--data", small_file, "--epochs", "0"],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT
+        | {"PYTHONPATH": str(STUB) if last_line_read == "Keras" else ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -127,41 +131,129 @@ def test_streams_that_were_closed_from_the_start(start, closed):
     assert bool(RESULT.search(done.stdout)) == (1 not in closed)
 
 
-# --- What TensorFlow writes to standard error ---------------------------------
+def test_a_name_that_standard_output_cannot_encode(start, tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    page = Image.new("L", (60, 60), 255)
+    page.paste(0, (25, 10, 32, 50))
+    page.save(tmp_path / "七.png")
+    flags = ["--predict", str(tmp_path / "七.png"), "--plot", str(tmp_path / "p.png")]
+    done = start(flags=flags, PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0
+    assert done.stdout.endswith("\\u4e03.png: 0 (10.0 %)\n")
+    assert (tmp_path / "p.png").exists()
 
-FROM_TENSORFLOW = re.compile(r"^[IWE]\d{4} |: [IWE] ", re.MULTILINE)
-WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}
+
+# --- What is written to standard error ----------------------------------------
+
+NOISE = "import os\nos.write(2, b'alarming\\n')\n"
+BROKEN = NOISE + "raise ImportError('libfoo.so: cannot open')"
 
 
 def test_nothing_is_written_to_standard_error(start):
-    assert start(env=WITHOUT_GPU).stderr == ""
+    done = start(stub=False, CUDA_VISIBLE_DEVICES="-1")
+    assert RESULT.search(done.stdout)
+    assert done.stderr == ""
 
 
 def test_whoever_sets_the_log_level_sees_everything(start):
-    done = start(env={"TF_CPP_MIN_LOG_LEVEL": "0"})
-    assert FROM_TENSORFLOW.search(done.stderr)
-    assert "To enable the following instructions" in done.stderr  # of level 0
+    assert start(noise=NOISE).stderr == ""
+    assert start(noise=NOISE, TF_CPP_MIN_LOG_LEVEL="0").stderr == "alarming\n"
+
+
+def test_standard_error_is_open_again_once_keras_is_loaded(start):
+    noise = "import atexit, os\natexit.register(os.write, 2, b'later')"
+    assert start(noise=noise).stderr == "later"
 
 
 @posix
-def test_with_an_nvidia_driver_but_on_a_cpu_everything_is_shown(start, tmp_path):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\n")
-    tool.chmod(0o700)
+def test_one_line_if_an_nvidia_driver_leads_to_no_gpu(start, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o700)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = start(env=WITHOUT_GPU | {"PATH": path})
-    assert " on CPU:0\n" in done.stdout
-    assert FROM_TENSORFLOW.search(done.stderr)
+    done = start(PATH=path)
+    assert done.stderr.count("\n") == 1
+    assert "NVIDIA" in done.stderr and "TF_CPP_MIN_LOG_LEVEL=0" in done.stderr
+    assert start(PATH=path, DEVICE="cuda:0").stderr == ""
 
 
-def test_what_was_held_back_is_shown_if_loading_fails(start):
-    done = start(keras=BROKEN)
+@pytest.mark.parametrize("flags", [[], ["--load-model", "m.keras"]])
+def test_a_broken_keras_is_blamed_itself(start, flags):
+    done = start(noise=BROKEN, flags=flags)
     assert done.returncode == 1
-    assert done.stderr.startswith("the reason\nTraceback ")
-    assert done.stderr.endswith("ImportError: a broken installation\n")
+    assert done.stderr.startswith("Traceback ")
+    reason, hint = done.stderr.splitlines()[-2:]
+    assert reason == "ImportError: libfoo.so: cannot open"
+    assert "TF_CPP_MIN_LOG_LEVEL=0" in hint
 
 
-def test_a_backend_that_does_not_exist_is_named(start):
-    done = start(env={"KERAS_BACKEND": "abacus"})
-    assert done.returncode == 1
-    assert "abacus" in done.stderr.splitlines()[-1]
+@posix
+def test_a_library_that_aborts_while_it_loads_is_located(start):
+    done = start(noise="import os\nos.abort()")
+    assert done.returncode == -signal.SIGABRT
+    assert re.search(r"Aborted[^$]* in load_keras\n", done.stderr)
+
+
+# --- What the process is made into --------------------------------------------
+
+POLICY = "import os\nprint(os.sched_getscheduler(0))"
+linux = pytest.mark.skipif(
+    not hasattr(os, "SCHED_BATCH"), reason="scheduling as on Linux"
+)
+
+
+@linux
+def test_the_program_is_batch_work(start):
+    first_line = start(noise=POLICY).stdout.split("\n")[0]
+    assert first_line == str(os.SCHED_BATCH)
+
+
+@linux
+@pytest.mark.parametrize("code", [IMPORTED, IN_A_NOTEBOOK])
+def test_another_program_is_no_batch_work(start, code):
+    assert start(code, noise=POLICY).stdout.startswith(f"{os.SCHED_OTHER}\n")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("obstacle", "policy"),
+    [
+        ("os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))", "SCHED_IDLE"),
+        ("del os.sched_setscheduler", "SCHED_OTHER"),
+        ("os.sched_setscheduler = lambda *_: os.kill(10**8, 0)", "SCHED_OTHER"),
+    ],
+    ids=["chosen by the user", "another system", "not permitted"],
+)
+def test_where_it_cannot_be_batch_work(start, tmp_path, obstacle, policy):
+    (tmp_path / "sitecustomize.py").write_text(f"import os\n{obstacle}\n")
+    path = os.pathsep.join([str(tmp_path), str(STUB)])
+    done = start(noise=POLICY, PYTHONPATH=path)
+    assert done.stdout.startswith(f"{getattr(os, policy)}\n")
+    assert done.stderr == ""
+
+
+def test_importing_changes_nothing_and_loads_nothing_heavy(start):
+    code = """
+import os, signal, sys
+def state():
+    policy = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
+    return dict(os.environ), signal.getsignal(signal.SIGINT), policy
+before = state()
+import cnn_mnist
+print(state() == before, {"keras", "tensorflow"} & {*sys.modules})
+"""
+    done = start(code)
+    assert (done.stdout, done.stderr) == ("True set()\n", "")
+
+
+SETTINGS = "TF_ENABLE_ONEDNN_OPTS TF_CPP_MIN_LOG_LEVEL TF_FORCE_GPU_ALLOW_GROWTH"
+SHOW = f"import os\nprint(*(os.environ[name] for name in {SETTINGS.split()}))"
+
+
+@pytest.mark.parametrize("code", [None, IMPORTED])
+def test_the_settings_are_made_before_keras_loads(start, code):
+    assert start(code, noise=SHOW).stdout.startswith("1 1 true\n")
+
+
+def test_a_users_own_settings_win(start):
+    own = dict(zip(SETTINGS.split(), ("0", "3", "false")))
+    assert start(noise=SHOW, **own).stdout.startswith("0 3 false\n")
