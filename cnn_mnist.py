@@ -23,6 +23,7 @@ import signal
 import sys
 import warnings
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,7 +36,6 @@ EPOCHS = 15
 VALIDATION_SPLIT = 0.1
 SEED = 1
 DATA = Path(__file__).resolve().with_name("mnist.npz")
-PROGRAM = __name__ == "__main__" and not hasattr(sys, "ps1")  # not in a notebook
 
 
 def load_data(path=DATA):
@@ -145,8 +145,10 @@ def main(argv=None):
     if args.plot:
         probabilities = model.predict(x_test, batch_size=batch_size, verbose=0)
         readings = list(zip(args.predict, pages, digits, answers))
+        image = BytesIO()
         figure = draw(history, x_test, y_test, probabilities, readings)
-        written = save(args.plot, figure.savefig) and written
+        figure.savefig(image, format=args.plot.suffix[1:])
+        written &= save(args.plot, lambda path: path.write_bytes(image.getbuffer()))
     return 1 if not written else 130 if ctrl_c.pressed else 0
 
 
@@ -200,8 +202,8 @@ def read_arrays(path=DATA):
 def load_model(path):
     """Return the compiled model saved at `path`, with its optimizer's state.
 
-    Raises InputError if there is no such model, if Keras's safe mode rejects it, or if
-    it does not map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
+    Raises InputError if there is none, if Keras's safe mode rejects it, or if it does not
+    map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
     """
     keras = load_keras()
     with reading(path):
@@ -229,13 +231,8 @@ def load_keras():
     """
     show = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no information
-    os.environ.setdefault(
-        "TF_ENABLE_ONEDNN_OPTS", "1"
-    )  # faster, not always the default
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # not all of its memory
-    ctrl_c = signal.getsignal(signal.SIGINT)
-    if PROGRAM and ctrl_c is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a traceback
     with os.fdopen(os.dup(2), "wb") as stderr, open(os.devnull, "wb") as nowhere:
         os.dup2((stderr if show else nowhere).fileno(), 2)
         try:
@@ -247,8 +244,6 @@ def load_keras():
             raise
         finally:
             os.dup2(stderr.fileno(), 2)
-            if PROGRAM:
-                signal.signal(signal.SIGINT, ctrl_c)
     return keras
 
 
@@ -281,7 +276,7 @@ def ctrl_c_stops(model):
         print(text, file=sys.stderr)
 
     def listen(logs):  # not earlier, as fit() first sets stop_training to False
-        if callable(previous):  # and not, say, ignored
+        if previous != signal.SIG_IGN:
             with contextlib.suppress(ValueError):  # only the main thread can listen
                 signal.signal(signal.SIGINT, stop)
 
@@ -393,8 +388,7 @@ def draw(history, x, y, probabilities, readings=()):
 
     true, said = y.argmax(axis=1), probabilities.argmax(axis=1)
     sure = probabilities.max(axis=1)
-    wrong = np.flatnonzero(said != true)
-    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+    wrong = sorted(np.flatnonzero(said != true), key=lambda i: -sure[i])
     title = f"{len(wrong):,} of {len(x):,} test images wrong, the most confident first:"
     tiles = [
         (x[i], f"is {true[i]}, said {said[i]}\n{sure[i]:.1%} sure") for i in wrong[:32]
@@ -478,10 +472,15 @@ def parse_args(argv=None):
     return args
 
 
-if PROGRAM:
+if __name__ == "__main__" and hasattr(sys, "ps1"):
+    sys.exit(main())  # in a notebook, whose process this is
+elif __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Except in training, Ctrl-C ends the process at once, without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     for name in ("stdin", "stdout", "stderr"):  # None stands for a closed one
         setattr(sys, name, getattr(sys, name) or open(os.devnull, "r+"))  # noqa: SIM115
-    sys.stdout.reconfigure(errors="backslashreplace")  # for names that it cannot encode
+    sys.stdout.reconfigure(errors="backslashreplace")  # for what it cannot encode
     # Says where, if a library aborts the process, even while load_keras is silent.
     faulthandler.enable(os.dup(2))
     # As batch work, on Linux, or an epoch may start with a long idle wait for a thread of
@@ -492,14 +491,10 @@ if PROGRAM:
     try:
         status = main()
         sys.stdout.flush()
-        if status == 130:
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        # Python ends by the signal, so that a shell's loop over the script ends as well.
-        sys.excepthook = lambda *_: None  # without a traceback
-        raise
     except BrokenPipeError:  # head, say, has read enough
         os._exit(1)  # without an attempt to write the rest
+    if status == 130 and os.name == "posix":
+        signal.raise_signal(
+            signal.SIGINT
+        )  # so that a shell's loop over it ends as well
     sys.exit(status)
-elif __name__ == "__main__":
-    sys.exit(main())  # in a notebook, whose process this is

@@ -1,6 +1,7 @@
 """README.md says what the program does: its tables, its commands, its numbers."""
 
 import re
+import tomllib
 
 from conftest import TOP
 
@@ -38,28 +39,30 @@ def test_the_layer_table_is_the_model():
     assert number(total) == model.count_params()
 
 
-def test_the_option_table_is_the_help(run):
-    _, _, options = run("--help").out.partition("options:\n")
-    options = options.partition("\n\n")[0]  # without the exit status
-    found = re.findall(
-        r"  (--\S+ \S+(?: \[.*?\])?) +(.*?) \(default: (.*?)\)",
-        " ".join(options.split("\n")),
-        re.DOTALL,
-    )
-    found = [
-        [flag, " ".join(text.split()), " ".join(default.split())]
-        for flag, text, default in found
-    ]
-    assert found == [
-        [flag.strip("`"), text, default] for flag, text, default in table("option")
-    ]
-    assert len(found) == options.count("\n  --") + options.startswith("  --")
+def test_the_option_table_lists_every_option(run):
+    options = re.findall(r"^  (--\S+)", run("--help").out, re.MULTILINE)
+    rows = {cells[0].strip("`").split()[0]: cells for cells in table("option")}
+    assert list(rows) == options
+    args = cnn_mnist.parse_args([])
+    for name in ("epochs", "batch_size", "seed"):
+        assert rows["--" + name.replace("_", "-")][-1] == str(getattr(args, name))
 
 
 def test_the_test_command_is_that_of_the_ci():
     command = "python3 -m venv .venv && .venv/bin/pip install -r tests/requirements.txt && .venv/bin/python -m pytest tests"
     assert f"```sh\n{command}\n```" in README
     assert f"\n{command}\n" in (TOP / ".ci" / "run").read_text()
+
+
+def test_the_metadata_of_the_script_are_the_requirements():
+    """uv reads the block of comments at the top, pip reads requirements.txt."""
+    script = (TOP / "cnn_mnist.py").read_text(encoding="utf-8")
+    block = re.search(r"^# /// script\n((?:# .*\n)+)# ///$", script, re.MULTILINE)
+    metadata = tomllib.loads(re.sub("^# ", "", block.group(1), flags=re.MULTILINE))
+    requirements = (TOP / "requirements.txt").read_text(encoding="utf-8").split("\n")
+    assert metadata["dependencies"] == [line for line in requirements if line]
+    oldest = re.search(r"3\.\d+", metadata["requires-python"]).group()
+    assert f"{oldest} to " in README
 
 
 def test_every_file_that_the_readme_names_exists():

@@ -91,13 +91,6 @@ def test_ctrl_c_does_not_end_the_process_of_another_program(start, code):
     assert "ImportError: PLEASE READ\n" in done.stderr
 
 
-@posix
-def test_ctrl_c_is_as_before_once_keras_is_loaded(start):
-    noise = "import atexit, signal\natexit.register(lambda: print(signal.getsignal(2)))"
-    done = start(noise=noise)
-    assert done.stdout.endswith(f"{signal.default_int_handler}\n")
-
-
 # --- Closed streams -----------------------------------------------------------
 
 
