@@ -43,9 +43,9 @@ def load_data(path=DATA):
 
     x: float32, shape (n, 28, 28, 1), values in [0, 1].
     y: float32, shape (n, 10), one-hot.
-    path: an .npz file with the uint8 arrays x_train and x_test, shape (n, 28, 28), and
-        y_train and y_test, shape (n,), values 0 to 9. By default mnist.npz beside this
-        script; if that is missing, Keras downloads MNIST.
+    path: an .npz file with the uint8 arrays x_train, x_test, shape (n, 28, 28), and
+        y_train, y_test, shape (n,), values 0 to 9. The default file is beside this
+        script; if it is missing, Keras downloads MNIST.
 
     Raises InputError, a ValueError, if the file cannot be used.
     Source: the MNIST database of Yann LeCun and Corinna Cortes.
@@ -116,8 +116,7 @@ def main(argv=None):
         digits = [find_digit(page, path) for page, path in zip(pages, args.predict)]
         keras = load_keras()
         keras.utils.set_random_seed(args.seed)
-        path = args.load_model
-        model = build_model() if path is None else load_model(path)
+        model = load_model(args.load_model) if args.load_model else build_model()
     except InputError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
         return 2
@@ -125,15 +124,15 @@ def main(argv=None):
     print_versions()
     model.summary()
 
-    callbacks = []
-    if args.save_model:
-        each_epoch = {"on_epoch_end": lambda *_: save(args.save_model, model.save)}
-        callbacks.append(keras.callbacks.LambdaCallback(**each_epoch))
+    def save_model(*_):
+        return save(args.save_model, model.save) if args.save_model else True
+
+    each_epoch = keras.callbacks.LambdaCallback(on_epoch_end=save_model)
     batch_size = min(args.batch_size, len(x_train))  # TensorFlow takes no 10**30
     with ctrl_c_stops(model) as ctrl_c:
-        callbacks.append(ctrl_c)
+        callbacks = [each_epoch, ctrl_c]
         history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
-    written = save(args.save_model, model.save) if args.save_model else True
+    written = save_model()
 
     loss, accuracy = model.evaluate(x_test, y_test, batch_size=batch_size, verbose=0)
     print(f"Test loss: {loss:.4f}\nTest accuracy: {accuracy:.4f}")
@@ -202,8 +201,8 @@ def read_arrays(path=DATA):
 def load_model(path):
     """Return the compiled model saved at `path`, with its optimizer's state.
 
-    Raises InputError if there is none, if Keras's safe mode rejects it, or if it does not
-    map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
+    Raises InputError if there is none, if Keras's safe mode rejects it, or if it does
+    not map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
     """
     keras = load_keras()
     with reading(path):
@@ -256,7 +255,7 @@ def print_versions():
     device = str(keras.ops.zeros(()).device).rpartition("device:")[-1]
     print(f"Keras {keras.__version__} with {backend} {version} on {device}")
     if "cpu" in device.lower() and shutil.which("nvidia-smi"):
-        text = "An NVIDIA driver is installed, but no GPU is used"
+        text = "There is an NVIDIA driver, but no GPU is used"
         print(f"{text}: TF_CPP_MIN_LOG_LEVEL=0 shows why.", file=sys.stderr)
 
 
@@ -272,8 +271,7 @@ def ctrl_c_stops(model):
     def stop(signum, frame):
         signal.signal(signal.SIGINT, previous)
         model.stop_training = callback.pressed = True
-        text = "\nInterrupted: stopping after this step. Ctrl-C again stops at once."
-        print(text, file=sys.stderr)
+        print("\nStopping after this step. Ctrl-C again: at once.", file=sys.stderr)
 
     def listen(logs):  # not earlier, as fit() first sets stop_training to False
         if previous != signal.SIG_IGN:
@@ -301,8 +299,7 @@ def save(path, write):
             write(new)
             new.replace(target)
     except OSError as error:
-        reason = error.strerror or error
-        print(f"\ncnn_mnist.py: cannot write {path}: {reason}", file=sys.stderr)
+        print(f"\ncannot write {path}: {error.strerror or error}", file=sys.stderr)
         return False
     return True
 
@@ -381,27 +378,27 @@ def draw(history, x, y, probabilities, readings=()):
     """Return a matplotlib figure of the training, of the mistakes and of the readings.
 
     history: as from `train`. x, y: as from `load_data`; probabilities: predicted for x.
-    readings: of each image the path, the page as from `open_grey`, the digit as from
-        `read_digit` and the ten probabilities.
+    readings: of each image the path, the grey page, the digit and the probabilities.
     """
     from matplotlib.figure import Figure
 
     true, said = y.argmax(axis=1), probabilities.argmax(axis=1)
     sure = probabilities.max(axis=1)
     wrong = sorted(np.flatnonzero(said != true), key=lambda i: -sure[i])
+    mistakes, pairs = [], []
+    for i in wrong[:32]:
+        label = f"is {true[i]}, said {said[i]}\n{sure[i]:.1%} sure"
+        mistakes.append((x[i], label))
+    for path, page, digit, answer in readings[:32]:
+        pairs.append((1 - np.asarray(page) / 255, Path(path).name[-12:]))
+        pairs.append((digit, f"said {answer.argmax()}\n{answer.max():.1%} sure"))
     title = f"{len(wrong):,} of {len(x):,} test images wrong, the most confident first:"
-    tiles = [
-        (x[i], f"is {true[i]}, said {said[i]}\n{sure[i]:.1%} sure") for i in wrong[:32]
-    ]
-    sheets = {title: tiles}
-    if readings:
-        pairs = sheets["What the network was shown:"] = []
-        for path, page, digit, answer in readings[:32]:
-            pairs.append((1 - np.asarray(page) / 255, Path(path).name[-12:]))
-            pairs.append((digit, f"said {answer.argmax()}\n{answer.max():.1%} sure"))
+    sheets = {title: mistakes} | (
+        {"What the network was shown:": pairs} if pairs else {}
+    )
 
-    heights = [0.5 + 1.15 * math.ceil(len(tiles) / 8) for tiles in sheets.values()]
-    heights = [3.0, *heights] if history else heights  # inches
+    heights = [3.0] if history else []  # in inches; the tiles stand in rows of 8
+    heights += [0.5 + 1.15 * math.ceil(len(tiles) / 8) for tiles in sheets.values()]
     figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
     parts = figure.subfigures(len(heights), height_ratios=heights, squeeze=False)
     if history:
@@ -414,18 +411,13 @@ def draw(history, x, y, probabilities, readings=()):
             axes.grid(alpha=0.3)
             axes.legend()
     for part, (title, tiles) in zip(parts[-len(sheets) :, 0], sheets.items()):
-        draw_tiles(part, title, tiles)
+        part.suptitle(title)
+        for position, (image, label) in enumerate(tiles, start=1):
+            axes = part.add_subplot(math.ceil(len(tiles) / 8), 8, position)
+            axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+            axes.set_title(label, fontsize=9, pad=2, parse_math=False)  # a$b$.png
+            axes.axis("off")
     return figure
-
-
-def draw_tiles(figure, title, tiles):
-    """Draw images with values from 0 to 1, each with its label, in rows of 8."""
-    figure.suptitle(title)
-    for position, (image, label) in enumerate(tiles, start=1):
-        axes = figure.add_subplot(math.ceil(len(tiles) / 8), 8, position)
-        axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-        axes.set_title(label, fontsize=9, pad=2, parse_math=False)  # a$b$.png
-        axes.axis("off")
 
 
 def parse_args(argv=None):
@@ -433,24 +425,23 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         prog="cnn_mnist.py",
         description="Train a convolutional network on the MNIST digits.",
-        epilog="Exit status: 0 done, 1 something could not be written, 2 a wrong option "
-        "or file, 130 interrupted by Ctrl-C.",
+        epilog="Exit status: 0 done, 1 something could not be written, 2 a wrong "
+        "option or file, 130 interrupted by Ctrl-C.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--epochs", type=int, default=EPOCHS, help="passes over the training data")
-    add("--batch-size", type=int, default=BATCH_SIZE, help="images per training step")
+    add("--batch-size", type=int, default=BATCH_SIZE, help="images in a training step")
     add("--seed", type=int, default=SEED, help="seed of weights, shuffling and dropout")
     add("--data", default=DATA, help="the .npz file to train and test on")
-    add("--load-model", help="start from this saved .keras model, not from a new one")
+    add("--load-model", type=Path, help="start from this .keras model, not a new one")
     add("--save-model", type=Path, help="save to this .keras file after every epoch")
     add("--plot", type=Path, help="draw the results to this .png, .svg or .pdf file")
     add("--predict", metavar="IMAGE", nargs="+", default=[], help="read these digits")
     args = parser.parse_args(argv)
 
     if args.epochs < 0 or args.batch_size < 1 or not 0 <= args.seed < 2**32:
-        text = "--epochs must be 0 or more, --batch-size 1 or more"
-        parser.error(f"{text}, --seed from 0 to 4294967295")  # as NumPy takes it
+        parser.error("needs --epochs >= 0, --batch-size >= 1 and 0 <= --seed < 2**32")
     if args.plot and not importlib.util.find_spec("matplotlib"):
         parser.error("--plot needs matplotlib: pip install matplotlib")
     if args.predict and not importlib.util.find_spec("PIL"):
@@ -483,8 +474,8 @@ elif __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # for what it cannot encode
     # Says where, if a library aborts the process, even while load_keras is silent.
     faulthandler.enable(os.dup(2))
-    # As batch work, on Linux, or an epoch may start with a long idle wait for a thread of
-    # TensorFlow's input pipeline (more on this in tests/benchmarks/README.md).
+    # As batch work, on Linux, or an epoch may start with a long idle wait for a thread
+    # of TensorFlow's input pipeline (more on this in tests/benchmarks/README.md).
     with contextlib.suppress(AttributeError, OSError):
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -494,7 +485,5 @@ elif __name__ == "__main__":
     except BrokenPipeError:  # head, say, has read enough
         os._exit(1)  # without an attempt to write the rest
     if status == 130 and os.name == "posix":
-        signal.raise_signal(
-            signal.SIGINT
-        )  # so that a shell's loop over it ends as well
+        signal.raise_signal(signal.SIGINT)  # ends a shell's loop over the script, too
     sys.exit(status)

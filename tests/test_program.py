@@ -119,13 +119,13 @@ _ = cnn_mnist.train(cnn_mnist.build_model(), x, y, epochs=1)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--epochs", "-1"), "--epochs must be 0 or more"),
+        (("--epochs", "-1"), "--epochs >= 0"),
         (("--epochs", "ten"), "argument --epochs: invalid int value: 'ten'"),
         (("--epochs", "1.5"), "argument --epochs: invalid int value: '1.5'"),
-        (("--batch-size", "0"), "--batch-size 1 or more"),
+        (("--batch-size", "0"), "--batch-size >= 1"),
         (("--batch-size", ""), "argument --batch-size: invalid int value: ''"),
-        (("--seed", "-1"), "--seed from 0 to 4294967295"),
-        (("--seed", "4294967296"), "--seed from 0 to 4294967295"),
+        (("--seed", "-1"), "0 <= --seed < 2**32"),
+        (("--seed", "4294967296"), "0 <= --seed < 2**32"),
         (("--data",), "argument --data: expected one argument"),
         (("--learning-rate", "1"), "unrecognized arguments: --learning-rate 1"),
         (("mnist.npz",), "unrecognized arguments: mnist.npz"),
