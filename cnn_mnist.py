@@ -151,7 +151,7 @@ def main(argv=None):
     return 1 if not written else 130 if ctrl_c.pressed else 0
 
 
-# --- The plumbing: data files, Keras, Ctrl-C, saving, images, the figure, options ----
+# --- The plumbing: files, Keras, Ctrl-C, photographs, the figure, options ------------
 
 
 class InputError(ValueError):
@@ -223,10 +223,10 @@ def load_model(path):
 
 @functools.cache
 def load_keras():
-    """Import Keras without noise, and return the module.
+    """Import Keras quietly and return the module.
 
-    Where there is no GPU, TensorFlow's C++ writes alarming lines to standard error that
-    no setting keeps away (its issue 100442). Only TF_CPP_MIN_LOG_LEVEL shows them here.
+    Without a GPU, TensorFlow prints alarming lines that no setting turns off (its issue
+    100442). So standard error is off meanwhile, unless TF_CPP_MIN_LOG_LEVEL is set.
     """
     show = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no information
@@ -237,7 +237,7 @@ def load_keras():
         try:
             import keras
 
-            keras.ops.zeros(())  # looks for a GPU, which makes noise as well
+            keras.ops.zeros(())  # looks for a GPU, which prints some of these lines
         except Exception as error:
             error.add_note("TF_CPP_MIN_LOG_LEVEL=0 in the environment shows more.")
             raise
@@ -263,8 +263,8 @@ def print_versions():
 def ctrl_c_stops(model):
     """Let Ctrl-C end `model.fit` after the current step, and a second one at once.
 
-    Yields the callback that fit needs. Its `pressed` says whether Ctrl-C was pressed.
-    A KeyboardInterrupt would not do: Python drops one that is raised in a destructor.
+    Yields the callback that fit needs; its `pressed` says whether Ctrl-C was pressed.
+    KeyboardInterrupt is not enough: Python loses one that is raised in a destructor.
     """
     previous = signal.getsignal(signal.SIGINT)
 
@@ -290,7 +290,7 @@ def ctrl_c_stops(model):
 def save(path, write):
     """Let `write` fill a new file, then move it to `path`; return whether this worked.
 
-    So nobody ever finds half a file at `path`. If it fails, the reason is printed.
+    So there is never half a file at `path`. If it did not work, the reason is printed.
     """
     target = Path(os.path.realpath(path))  # so that a link stays a link
     try:
@@ -472,10 +472,10 @@ elif __name__ == "__main__":
     for name in ("stdin", "stdout", "stderr"):  # None stands for a closed one
         setattr(sys, name, getattr(sys, name) or open(os.devnull, "r+"))  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # for what it cannot encode
-    # Says where, if a library aborts the process, even while load_keras is silent.
+    # If a library crashes the process, this prints where, even during load_keras.
     faulthandler.enable(os.dup(2))
-    # As batch work, on Linux, or an epoch may start with a long idle wait for a thread
-    # of TensorFlow's input pipeline (more on this in tests/benchmarks/README.md).
+    # On Linux, run as batch work. Otherwise an epoch may start with a long wait for a
+    # thread of TensorFlow's input pipeline (tests/benchmarks/README.md says more).
     with contextlib.suppress(AttributeError, OSError):
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
