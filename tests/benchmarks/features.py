@@ -1,11 +1,13 @@
 """What the network of `cnn_mnist.py` has learned: edges first, then patterns?
 
     python cnn_mnist.py --seed 1 --save-model s1.keras  # and with seeds 2 and 3
+    python tests/benchmarks/features.py --draw s1.keras    # only the two pictures
     python tests/benchmarks/features.py s1.keras s2.keras s3.keras
 
-Draws the filters of the first MODEL to --plot and prints numbers of all of them, the
-mean and, of several, the lowest and the highest. Each is compared with the network
-before its training: the nth MODEL with that of seed n.
+Draws the first MODEL: one digit's way through it (way.png) and its filters
+(features.png). Then it prints numbers of all models, the mean and, of several, the
+lowest and the highest. Each is compared with the network before its training: the nth
+MODEL with that of seed n.
 """
 
 import argparse
@@ -18,6 +20,8 @@ from machine import machine
 import cnn_mnist
 
 CONV_1, POOL_1, CONV_2, POOL_2 = range(4)  # the layers of `cnn_mnist.build_model`
+WAY = 18  # the test digit to follow: a 3 of which the network is not quite sure
+MAPS = 6  # of each layer on that way
 SHOWN = 3  # the first 0 of the test digits: its stroke runs in all directions
 PATCHES = 6  # of each filter of the second convolution
 
@@ -117,6 +121,88 @@ def linear_accuracy(layers, train, test, epochs):
     return model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
 
 
+def draw_way(model, digit):
+    """Return a figure of what each layer makes of the digit, shape (28, 28, 1).
+
+    Of the maps of a convolution it shows those that vary most over this digit, the
+    first the most; the next pooling's are the same ones.
+    """
+    from matplotlib.figure import Figure
+
+    # One system of coordinates for all, in pixels from the upper left corner.
+    figure = Figure(figsize=(8, 10.9), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    side, lefts, row = 82, np.arange(268, 268 + MAPS * 88, 88), 136
+    centres = lefts + side / 2
+    middle = centres.mean()
+
+    def write(x, y, text, size, **more):
+        axes.text(x, y, text, fontsize=size, va="center", **more)
+
+    def describe(top, name, shape, note=""):
+        write(16, top + 10, name, 18, weight="bold")
+        write(16, top + 42, str(shape), 17)
+        write(16, top + 73, note, 15)
+
+    def show(image, x, top, most):
+        extent = x - side / 2, x + side / 2, top + side, top
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=most, extent=extent)
+        frame = np.array(extent)[[0, 1, 1, 0, 0]], np.array(extent)[[3, 3, 2, 2, 3]]
+        axes.plot(*frame, color="#9ecae1", linewidth=2)
+
+    def arrow(start, end, bottom, height=row - side - 6, **more):
+        style = {"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0, **more}
+        axes.annotate("", (end, bottom), (start, bottom - height), arrowprops=style)
+
+    write(400, 30, "One digit's way through the network", 22, ha="center")
+    write(400, 64, "the darker, the larger the value", 15, ha="center")
+    top = 90
+    describe(top, "Input", digit.shape, "the image")
+    show(digit, middle, top, 1)
+    for place in (CONV_1, POOL_1, CONV_2, POOL_2):
+        top += row
+        maps = next(answers(model, place, digit[np.newaxis]))[0]
+        if place in (CONV_1, CONV_2):
+            chosen, most = np.argsort(-maps.var(axis=(0, 1)))[:MAPS], maps.max()
+            note = f"{MAPS} of the {maps.shape[-1]} maps"
+        else:
+            note = "the same, smaller"
+        describe(top, type(model.layers[place]).__name__, maps.shape, note)
+        for x, f in zip(centres, chosen):
+            show(maps[..., f], x, top, most)
+            starts = {CONV_1: [middle], CONV_2: centres}.get(place, [x])
+            for start in starts:
+                arrow(start, x, top - 3, color="black" if len(starts) == 1 else "0.6")
+
+    top += side
+    for layer, text in (
+        (
+            model.layers[POOL_2 + 1],
+            f"all {' · '.join(map(str, maps.shape))} values in a row",
+        ),
+        (model.layers[POOL_2 + 2], "does something only in training"),
+    ):
+        arrow(middle, middle, top + 36, 33)
+        describe(top + 36, type(layer).__name__, layer.output.shape[1:])
+        write(middle, top + 60, text, 17, ha="center")
+        top += 82
+    arrow(middle, middle, top + 36, 33)
+    describe(top + 78, "Dense", model.output_shape[1:], "probabilities")
+    floor = top + 152
+    bars = np.linspace(centres[0] - 16, centres[-1] + 16, cnn_mnist.NUM_CLASSES)
+    probabilities = model(digit[np.newaxis]).numpy()[0]
+    axes.bar(bars, -85 * probabilities, 36, bottom=floor)
+    axes.plot([bars[0] - 25, bars[-1] + 25], [floor, floor], "black", linewidth=1)
+    for j, (x, probability) in enumerate(zip(bars, probabilities)):
+        write(x, floor + 20, f"{j}", 17, ha="center")
+        if probability > 0.005:
+            label = f"{probability:.0%}"
+            write(x, floor - 85 * probability - 14, label, 15, ha="center")
+    axes.set(xlim=(0, 800), ylim=(1090, 0), aspect="auto")
+    axes.axis("off")
+    return figure
+
+
 def draw(model, x):
     """Return a figure of what both convolutions answer to; x: the test images."""
     import matplotlib
@@ -125,18 +211,19 @@ def draw(model, x):
     figure = Figure(figsize=(9.1, 10.8), dpi=120, layout="constrained")
     first, second = figure.subfigures(2, height_ratios=(3.9, 6.9), hspace=0.03)
 
+    kernels, (maps,) = kernels_of(model), answers(model, CONV_1, x[SHOWN : SHOWN + 1])
+    limit, edges = np.abs(kernels).max(), shares(kernels)[0]
     first.suptitle(
-        "First convolution: its 32 kernels of 3 by 3 weights, each beside its answer "
-        "to the digit on the left,\nthe darker the stronger. Above each kernel: how "
-        "much of it, its mean aside, is an edge: weights that rise from side to side.",
-        fontsize=10,
+        f"First convolution: its {len(edges)} kernels of 3 by 3 weights, each beside "
+        "the map that it makes of the digit on the left.\nAbove each kernel: its share "
+        "of an edge, of weights that rise from one side to the other.\nWith more than "
+        f"50 % it is mostly an edge: {np.sum(edges > 0.5)} of them are.",
+        fontsize=11,
     )
     digit, tiles = first.subfigures(1, 2, width_ratios=(1, 8))
     axes = digit.subplots()
     axes.imshow(x[SHOWN], cmap="gray_r", vmin=0, vmax=1)
     axes.axis("off")
-    kernels, (maps,) = kernels_of(model), answers(model, CONV_1, x[SHOWN : SHOWN + 1])
-    limit, edges = np.abs(kernels).max(), shares(kernels)[0]
     grid = tiles.subplots(4, 16)
     for left, right, f in zip(
         grid[:, ::2].flat, grid[:, 1::2].flat, np.argsort(-edges)
@@ -152,7 +239,7 @@ def draw(model, x):
     second.suptitle(
         f"Second convolution: for each of its 64 filters, the {PATCHES} pieces of test "
         "digits, of 8 by 8 pixels\nand from different images, that it answers to most.",
-        fontsize=10,
+        fontsize=11,
     )
     greys = matplotlib.colormaps["gray_r"].with_extremes(bad="#9ecae1")
     for axes, patches in zip(second.subplots(16, 4).flat, best_patches(model, x)):
@@ -180,15 +267,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument(
-        "--plot", type=Path, default=Path(__file__).with_suffix(".png"), metavar="PATH"
+        "--folder",
+        type=Path,
+        default=Path(__file__).parent,
+        metavar="PATH",
+        help="where to draw",
     )
+    parser.add_argument("--draw", action="store_true", help="draw, but do not measure")
     parser.add_argument("--epochs", type=int, default=cnn_mnist.EPOCHS, metavar="N")
     args = parser.parse_args()
 
     train, (x, y) = cnn_mnist.load_data()
     digits = y.argmax(axis=1)
     trained = [cnn_mnist.load_model(path) for path in args.models]
-    draw(trained[0], x).savefig(args.plot)
+    draw_way(trained[0], x[WAY]).savefig(args.folder / "way.png")
+    draw(trained[0], x).savefig(args.folder / "features.png")
+    if args.draw:
+        return
 
     import keras
 
@@ -209,7 +304,9 @@ def main():
         rows.append((f"first kernels, {name}", *map(cell, columns)))
     print_table(("share of", "edge", "line", "finer", "mostly edge"), rows)
 
-    rows = [("grey value", cell([told_about_digit(x.mean(axis=(1, 2)), digits)]), "")]
+    rows = [
+        ("grey value", cell([told_about_digit(x.mean(axis=(1, 2)), digits)]), "", "")
+    ]
     for name, models in groups.items():
         for layer, place in (("first", CONV_1), ("second", CONV_2)):
             told = []
@@ -218,10 +315,17 @@ def main():
                     (part.mean(axis=(1, 2)), part.max(axis=(1, 2)))
                     for part in answers(model, place, x)
                 ]
-                both = map(np.concatenate, zip(*values))
-                told.append([told_about_digit(each, digits) for each in both])
+                means, maxima = map(np.concatenate, zip(*values))
+                told.append(
+                    [
+                        told_about_digit(means, digits),
+                        told_about_digit(maxima, digits),
+                        np.sum(maxima.max(axis=0) == 0),
+                    ]
+                )
             rows.append((f"a {layer} filter, {name}", *map(cell, zip(*told))))
-    print_table(("told about the digit by", "mean answer", "largest answer"), rows)
+    heads = "told about the digit by", "mean answer", "largest answer", "always 0"
+    print_table(heads, rows)
 
     rows = [
         (name, cell([likeness(best_patches(model, x)) for model in models]))

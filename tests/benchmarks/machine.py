@@ -19,7 +19,8 @@ def processor():
         return platform.processor() or platform.machine()
     fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
     flags = fields.get("flags", "").split()
-    vectors = [name for name in ("avx2", "avx512f", "avx512_vnni") if name in flags]
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    vectors = [name for name in known if name in flags]
     return " ".join([fields.get("model name", platform.machine()).strip(), *vectors])
 
 
