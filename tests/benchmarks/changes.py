@@ -63,8 +63,7 @@ def build(change, seed):
 
     Without a change it starts from the same weights as the script with that seed.
     """
-    import keras
-
+    keras = cnn_mnist.load_keras()
     new = settings(change)
     keras.mixed_precision.set_global_policy(new["policy"])
     model = cnn_mnist.build_model()
@@ -87,8 +86,6 @@ def work(change, seed, images):
     x, y = x[:images], y[:images]
     model = build(change, seed)
     history = cnn_mnist.train(model, x, y, epochs=settings(change)["epochs"])
-    if model.stop_training:  # by Ctrl-C
-        sys.exit(130)
     learned = int(len(x) * (1 - cnn_mnist.VALIDATION_SPLIT))
     result = {
         "parameters": model.count_params(),

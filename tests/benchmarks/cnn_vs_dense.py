@@ -24,9 +24,8 @@ import cnn_mnist
 
 def build_dense(sizes, dropout):
     """Return a fully connected network with hidden layers of these sizes, compiled."""
-    import keras
-    from keras import layers
-
+    keras = cnn_mnist.load_keras()
+    layers = keras.layers
     model = keras.Sequential(
         [keras.Input(shape=cnn_mnist.INPUT_SHAPE), layers.Flatten()]
     )
@@ -77,13 +76,10 @@ def accuracy(model, x, y):
 
 def trained(name, x, y, seed, epochs):
     """Return the new network of that name, trained from the seed."""
-    import keras
-
+    keras = cnn_mnist.load_keras()
     keras.utils.set_random_seed(seed)
     model = NETWORKS[name]()
     cnn_mnist.train(model, x, y, epochs=epochs)
-    if model.stop_training:  # by Ctrl-C
-        raise KeyboardInterrupt
     return model
 
 

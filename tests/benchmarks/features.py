@@ -1,13 +1,13 @@
 """What the network of `cnn_mnist.py` has learned: edges first, then patterns?
 
     python cnn_mnist.py --seed 1 --save-model s1.keras  # and with seeds 2 and 3
-    python tests/benchmarks/features.py --draw s1.keras    # only the two pictures
+    python tests/benchmarks/features.py --draw s1.keras    # only the pictures
     python tests/benchmarks/features.py s1.keras s2.keras s3.keras
 
-Draws the first MODEL: one digit's way through it (way.png) and its filters
-(features.png). Then it prints numbers of all models, the mean and, of several, the
-lowest and the highest. Each is compared with the network before its training: the nth
-MODEL with that of seed n.
+Draws two images of each digit (digits.png), and of the first MODEL one digit's way
+through it (way.png) and its filters (features.png). Then it prints numbers of all
+models, the mean and, of several, the lowest and the highest. Each is compared with the
+network before its training: the nth MODEL with that of seed n.
 """
 
 import argparse
@@ -53,8 +53,7 @@ def shares(kernels):
 
 def answers(model, place, x):
     """Yield what the layer at that place makes of x, 1000 images at a time."""
-    import keras
-
+    keras = cnn_mnist.load_keras()
     layer = keras.Model(model.inputs[0], model.layers[place].output)
     for start in range(0, len(x), 1000):
         yield layer(x[start : start + 1000]).numpy()
@@ -103,8 +102,7 @@ def linear_accuracy(layers, train, test, epochs):
     The layers stay as they are. What they put out is divided by its root mean square,
     as Adam would need longer for smaller values.
     """
-    import keras
-
+    keras = cnn_mnist.load_keras()
     body = keras.Sequential(
         [keras.Input(shape=cnn_mnist.INPUT_SHAPE), *layers, keras.layers.Flatten()]
     )
@@ -116,8 +114,6 @@ def linear_accuracy(layers, train, test, epochs):
     model = keras.Sequential([body, scaled, dense])
     model.compile_from_config(cnn_mnist.build_model().get_compile_config())
     cnn_mnist.train(model, *train, epochs=epochs)
-    if model.stop_training:  # by Ctrl-C
-        sys.exit(130)
     return model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
 
 
@@ -203,6 +199,19 @@ def draw_way(model, digit):
     return figure
 
 
+def draw_digits(x, digits):
+    """Return a figure of the first two test images of each digit."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.6), dpi=100)
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0, hspace=0)
+    for digit, column in enumerate(figure.subplots(2, 10).T):
+        for axes, i in zip(column, np.flatnonzero(digits == digit)):
+            axes.imshow(x[i], cmap="gray_r", vmin=0, vmax=1)
+            axes.axis("off")
+    return figure
+
+
 def draw(model, x):
     """Return a figure of what both convolutions answer to; x: the test images."""
     import matplotlib
@@ -280,13 +289,13 @@ def main():
     train, (x, y) = cnn_mnist.load_data()
     digits = y.argmax(axis=1)
     trained = [cnn_mnist.load_model(path) for path in args.models]
+    draw_digits(x, digits).savefig(args.folder / "digits.png")
     draw_way(trained[0], x[WAY]).savefig(args.folder / "way.png")
     draw(trained[0], x).savefig(args.folder / "features.png")
     if args.draw:
         return
 
-    import keras
-
+    keras = cnn_mnist.load_keras()
     untrained = []
     for seed in range(1, len(trained) + 1):
         keras.utils.set_random_seed(seed)

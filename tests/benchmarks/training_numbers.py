@@ -24,8 +24,7 @@ def main():
     parser.add_argument("--seed", type=int, default=cnn_mnist.SEED, metavar="N")
     args = parser.parse_args()
 
-    import keras
-
+    keras = cnn_mnist.load_keras()
     (x, y), _ = cnn_mnist.load_data()
     learned = int(len(x) * (1 - cnn_mnist.VALIDATION_SPLIT))
     twin = cnn_mnist.build_model()  # as dropout in `model` would change its training
