@@ -23,7 +23,7 @@ def broken(function, error):
 @pytest.mark.parametrize("error", ["ValueError", "OSError", "KeyError"])
 @pytest.mark.parametrize(
     "function",
-    ["load_data", "build_model", "train", "main", "draw", "find_digit"],
+    ["load_data", "build_model", "train", "main", "draw", "read_digit", "find_ink"],
 )
 def test_a_mistake_shows_its_line(function, error, small_file, tmp_path, capsys):
     image, plot = tmp_path / "one.png", tmp_path / "plot.png"
