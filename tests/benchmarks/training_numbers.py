@@ -27,6 +27,7 @@ def main():
     keras = cnn_mnist.load_keras()
     (x, y), _ = cnn_mnist.load_data()
     learned = int(len(x) * (1 - cnn_mnist.VALIDATION_SPLIT))
+    keras.utils.set_random_seed(args.seed)
     twin = cnn_mnist.build_model()  # as dropout in `model` would change its training
     keras.utils.set_random_seed(args.seed)
     model = cnn_mnist.build_model()
