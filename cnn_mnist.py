@@ -322,9 +322,8 @@ def find_ink(page):
     paper = Image.fromarray(page).reduce(2)
     for step in [ImageFilter.MaxFilter(5)] * 5 + [ImageFilter.MinFilter(5)] * 5:
         paper = paper.filter(step)
-    paper = np.float32(paper.resize(page.shape[::-1]))
-    lack = paper - page
-    ink = np.where(lack > LEAST_INK, 255 * lack / np.maximum(paper, 64), 0)
+    lack = np.float32(paper.resize(page.shape[::-1])) - page
+    ink = np.where(lack > LEAST_INK, 255 * lack / np.maximum(page + lack, 64), 0)
     return ink[20:-20, 20:-20]
 
 
