@@ -305,7 +305,7 @@ def open_grey(path):
         elif mode == "LA":
             light, alpha = page.split()
             dark = ImageChops.multiply(ImageChops.invert(light), alpha)  # on white
-            page = ImageChops.invert(dark if np.ptp(dark) >= LEAST_INK else alpha)
+            page = ImageChops.invert(dark if np.ptp(dark) > 2 * LEAST_INK else alpha)
         return page
 
 
