@@ -313,12 +313,13 @@ def find_ink(page):
     """Return the share of its paper's light that each pixel lacks, times 255."""
     from PIL import Image, ImageFilter, ImageOps
 
+    page = page.filter(ImageFilter.GaussianBlur(1))  # against noise
     # A blur changes strokes more than paper: in the middle, it shows if ink is light.
     middle = ImageOps.crop(page, round(0.15 * min(page.size)))
     darker = np.float32(middle.filter(ImageFilter.GaussianBlur(20))) - middle
     page = page if np.sum(darker * abs(darker)) > 0 else ImageOps.invert(page)
     # A closing fills what is narrower than 40 pixels: strokes, but no shadow or table.
-    page = np.pad(page.filter(ImageFilter.GaussianBlur(1)), 20, "edge")
+    page = np.pad(page, 20, "edge")  # so that a table is wide enough
     paper = Image.fromarray(page).reduce(2)
     for step in [ImageFilter.MaxFilter(5)] * 5 + [ImageFilter.MinFilter(5)] * 5:
         paper = paper.filter(step)
@@ -328,9 +329,8 @@ def find_ink(page):
 
 
 def read_digit(path, page=None):
-    """Return the digit in an image, in the form of MNIST's, which the network takes.
+    """Return an image's digit as MNIST has it: float32, (28, 28, 1), paper 0 to ink 1.
 
-    float32, shape (28, 28, 1), values in [0, 1]: ink 1, paper 0.
     path: an image that Pillow reads, of one digit, dark on light or light on dark.
     page: what `open_grey` returns for it. Raises InputError, also if there is no ink.
     Source: the MNIST database's page (20 x 20 pixels, centred by mass in 28 x 28).
