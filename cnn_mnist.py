@@ -318,14 +318,14 @@ def find_ink(page):
     middle = ImageOps.crop(page, round(0.15 * min(page.size)))
     darker = np.float32(middle.filter(ImageFilter.GaussianBlur(20))) - middle
     page = page if np.sum(darker * abs(darker)) > 0 else ImageOps.invert(page)
-    # A closing fills what is narrower than 40 pixels: strokes, but no shadow or table.
-    page = np.pad(page, 20, "edge")  # so that a table is wide enough
+    # A closing fills what is narrower than 56 pixels: strokes, but no shadow or table.
+    page = np.pad(page, 28, "edge")  # so that a table is wide enough
     paper = Image.fromarray(page).reduce(2)
-    for step in [ImageFilter.MaxFilter(5)] * 5 + [ImageFilter.MinFilter(5)] * 5:
+    for step in [ImageFilter.MaxFilter(5)] * 7 + [ImageFilter.MinFilter(5)] * 7:
         paper = paper.filter(step)
     lack = np.float32(paper.resize(page.shape[::-1])) - page
     ink = np.where(lack > LEAST_INK, 255 * lack / np.maximum(page + lack, 64), 0)
-    return ink[20:-20, 20:-20]
+    return ink[28:-28, 28:-28]
 
 
 def read_digit(path, page=None):

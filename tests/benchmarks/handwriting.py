@@ -26,7 +26,10 @@ CONDITIONS = {
     "the same, dark on light": "inverted",
     "dark ink on a page": "",
     "page in light that fades to 40 %": "gradient",
-    "page half in shadow": "shadow",
+    "page half in a soft shadow": "soft shadow",
+    "page half in a hard shadow": "hard shadow",
+    "squared paper": "squares",
+    "page on a table": "table",
     "page, ballpoint pen": "thin",
     "page, felt pen": "thick",
     "chalk on a board": "chalk",
@@ -99,8 +102,19 @@ def photograph(digit, extra, rng):
     way = (way - way.min()) / np.ptp(way)
     if extra == "gradient":
         page *= 1 - 0.6 * way
-    elif extra == "shadow":
+    elif extra.endswith("shadow"):
+        edge = 0.001 if extra == "hard shadow" else edge
         page *= 1 - 0.45 * np.clip((way - 0.5 - middle) / edge + 0.5, 0, 1)
+    elif extra == "squares":  # their lines are 25 % darker, under the ink
+        step = side / rng.uniform(3, 6)
+        lines = (y % step < side / 80) | (x % step < side / 80)
+        page = np.minimum(page, np.where(lines, 0.75 * paper, 255))
+    elif extra == "table":  # darker or lighter than the paper, and rough
+        top, left = (np.array(page.shape) * rng.uniform(0.05, 0.15)).astype(int)
+        grey = rng.choice([rng.uniform(60, 110), 250])
+        table = rng.normal(grey, 6, (size[0] + 2 * top, size[1] + 2 * left))
+        table[top : top + size[0], left : left + size[1]] = page
+        page = table.clip(0, 255)
 
     page = Image.fromarray(np.uint8(page)).filter(ImageFilter.GaussianBlur(blur))
     if extra == "small":
@@ -196,7 +210,7 @@ def main():
         print(heading)
         print("|", " | ".join([f"{len(paths)} images", *cells]), "|")
     else:
-        _, _, x_test, y_test = cnn_mnist.read_arrays(None)
+        _, _, x_test, y_test = cnn_mnist.read_arrays()
         chosen = np.random.default_rng(1).permutation(len(x_test))[: args.images]
         print(heading)
         with TemporaryDirectory() as folder:
