@@ -406,6 +406,7 @@ def draw(history, x, y, probabilities, readings=()):
 def parse_args(argv=None):
     """Return the options; a wrong one exits with status 2, as argparse does."""
     parser = argparse.ArgumentParser(
+        prog="cnn_mnist.py",
         description="Train a convolutional network on the MNIST digits.",
         epilog="Exit status: 0 done, 1 something could not be written, 2 a wrong "
         "option or file, 130 interrupted by Ctrl-C.",
