@@ -280,7 +280,7 @@ def save(path, write):
     target = Path(os.path.realpath(path))  # so that a link stays a link
     try:
         with TemporaryDirectory(prefix=".mnist.", dir=target.parent) as folder:
-            new = Path(folder, "new" + path.suffix)  # Keras wants to see a .keras
+            new = Path(folder, "new" + path.suffix.lower())  # Keras wants a .keras
             write(new)
             new.replace(target)
     except OSError as error:
@@ -431,7 +431,7 @@ def parse_args(argv=None):
     for path, ends in ((args.save_model, ".keras"), (args.plot, ".png .svg .pdf")):
         if path is None:
             continue
-        if path.suffix not in ends.split() and path.suffix.lower() not in ends[5:]:
+        if path.suffix.lower() not in ends.split():
             parser.error(f"cannot write {path}: its name must end in {ends}")
         try:
             TemporaryDirectory(dir=os.path.dirname(os.path.realpath(path))).cleanup()

@@ -118,7 +118,7 @@ def train_with_ctrl_c(data):
                 signal.raise_signal(signal.SIGINT) if batch == 3 else None
             )
         )
-        with cnn_mnist.ctrl_c_stops(model) as ctrl_c:
+        with cnn_mnist.ctrl_c_stops(keras, model) as ctrl_c:
             history = cnn_mnist.train(model, *data, epochs=2, callbacks=[ctrl_c, press])
         return model, ctrl_c, {name: len(values) for name, values in history.items()}
 
@@ -166,7 +166,10 @@ def test_the_handler_is_put_back_after_a_failed_training(data):
     before = signal.getsignal(signal.SIGINT)
     model = cnn_mnist.build_model()
     fail = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0)
-    with pytest.raises(ZeroDivisionError), cnn_mnist.ctrl_c_stops(model) as ctrl_c:
+    with (
+        pytest.raises(ZeroDivisionError),
+        cnn_mnist.ctrl_c_stops(keras, model) as ctrl_c,
+    ):
         cnn_mnist.train(model, x, y, epochs=1, callbacks=[ctrl_c, fail])
     assert signal.getsignal(signal.SIGINT) is before
 
