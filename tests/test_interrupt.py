@@ -5,15 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import keras
 import pytest
-from conftest import ENVIRONMENT, RESULT, SCRIPT, posix
+from conftest import ENVIRONMENT, RESULT, SCRIPT, STUB, posix
 
 import cnn_mnist
-
-STUB = Path(__file__).with_name("stub")
 
 
 @pytest.fixture

@@ -8,12 +8,9 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, RESULT, SCRIPT, posix
-
-STUB = Path(__file__).with_name("stub")
+from conftest import ENVIRONMENT, RESULT, SCRIPT, STUB, posix
 
 
 @pytest.fixture

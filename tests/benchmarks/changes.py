@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from machine import machine, on_step
+from machine import cell, machine, on_step, print_table
 
 import cnn_mnist
 
@@ -140,33 +140,29 @@ def relative_time(change, rounds=4, steps=80):
     return statistics.median(times[change]) / statistics.median(times["none"])
 
 
-def print_table(changes, seeds, found):
+def print_results(changes, seeds, found):
     """Print a line for each change, as far as there are results, and their machines."""
     accuracies = ("training", "validation", "test")
     heads = ["change", "parameters", *(f"{a} accuracy" for a in accuracies), "time"]
-    print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    rows = []
     for change in changes:
         runs = [found[change, seed] for seed in seeds if (change, seed) in found]
         cells = [change, *[""] * 5]
         if runs:
             cells[1] = f"{runs[0]['parameters']:,}"
-            cells[2:5] = [cell([run[name] for run in runs]) for name in accuracies]
+            cells[2:5] = [cell([run[name] for run in runs], 4) for name in accuracies]
         if len(runs) < len(seeds):
             cells[0] += f" ({len(runs)} of {len(seeds)} runs)"
         if (change, "time") in found:
             cells[5] = f"{found[change, 'time']['ratio']:.2f}"
-        print(f"| {' | '.join(cells)} |")
+        rows.append(cells)
+    print_table(heads, rows)
     print(
         "\nAccuracies: mean, lowest and highest of the seeds, after the last epoch and "
         "without dropout.\nThe time is that of a step, relative to the default."
     )
     for made_on in sorted({line["machine"] for line in found.values()}):
         print(made_on)
-
-
-def cell(values):
-    mean, low, high = statistics.mean(values), min(values), max(values)
-    return f"{mean:.4f} ({low:.4f} to {high:.4f})"
 
 
 def main():
@@ -219,7 +215,7 @@ def main():
             with open(args.results, "a", encoding="utf-8") as file:
                 file.write(json.dumps(found[change, seed]) + "\n")
             print(f"{change}, {seed}: {result}", flush=True)
-    print_table(args.only, seeds, found)
+    print_results(args.only, seeds, found)
 
 
 if __name__ == "__main__":

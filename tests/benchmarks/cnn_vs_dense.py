@@ -17,7 +17,7 @@ border are left out, as another digit may be what is left.
 import argparse
 
 import numpy as np
-from machine import machine
+from machine import cell, machine, print_table
 
 import cnn_mnist
 
@@ -107,13 +107,9 @@ def main():
                     scores[name].append(accuracy(model, *test))
         rows["parameters"].append(f"{model.count_params():,}")
         for name, values in scores.items():
-            rows[f"test accuracy, {name}"].append(
-                f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
-            )
+            rows[f"test accuracy, {name}"].append(cell(values, 4))
 
-    print(f"\n| | {' | '.join(args.only)} |\n|{' --- |' * (1 + len(args.only))}")
-    for name, cells in rows.items():
-        print(f"| {name} | {' | '.join(cells)} |")
+    print_table(["", *args.only], [(name, *cells) for name, cells in rows.items()])
     print(
         f"\nMean, lowest and highest of the seeds 1 to {args.seeds}, {args.epochs} epochs."
     )

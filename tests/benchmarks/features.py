@@ -11,11 +11,10 @@ network before its training: the nth MODEL with that of seed n.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
-from machine import machine
+from machine import cell, machine, print_table
 
 import cnn_mnist
 
@@ -257,19 +256,6 @@ def draw(model, x):
         axes.imshow(strip, cmap=greys, vmin=0, vmax=1)
         axes.axis("off")
     return figure
-
-
-def cell(values, places=2):
-    """Return the mean and, of several values, the lowest and the highest."""
-    mean, low, high = (f"{f(values):.{places}f}" for f in (np.mean, np.min, np.max))
-    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
-
-
-def print_table(head, rows):
-    print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
-    sys.stdout.flush()
 
 
 def main():

@@ -1,10 +1,12 @@
-"""What the benchmarks share: where the script is, and what they ran on."""
+"""What the benchmarks share: where the script is, what they ran on, their tables."""
 
 import importlib.metadata
 import os
 import platform
 import sys
 from pathlib import Path
+
+import numpy as np
 
 TOP = Path(__file__).resolve().parents[2]
 SCRIPT = TOP / "cnn_mnist.py"
@@ -53,3 +55,16 @@ def on_step(call):
     import keras
 
     return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: call())
+
+
+def cell(values, places=2):
+    """Return the mean and, of several values, the lowest and the highest."""
+    mean, low, high = (f"{f(values):.{places}f}" for f in (np.mean, np.min, np.max))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+def print_table(head, rows):
+    print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    sys.stdout.flush()
