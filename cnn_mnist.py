@@ -323,8 +323,9 @@ def find_ink(page):
     paper = Image.fromarray(page).reduce(2)
     for step in [ImageFilter.MaxFilter(5)] * 7 + [ImageFilter.MinFilter(5)] * 7:
         paper = paper.filter(step)
-    lack = np.float32(paper.resize(page.shape[::-1])) - page
-    ink = np.where(lack > LEAST_INK, 255 * lack / np.maximum(page + lack, 64), 0)
+    paper = np.float32(paper.resize(page.shape[::-1]))
+    light = paper.clip(max(0.6 * paper.max(), 1))  # a dark table's grain stays faint
+    ink = np.where(paper - page > LEAST_INK, 255 * (paper - page) / light, 0)
     return ink[28:-28, 28:-28]
 
 
@@ -350,10 +351,9 @@ def read_digit(path, page=None):
     # A blur adds 12 times its variance to the square of the width. So thin ones widen.
     ink = np.float32(digit)
     width = 2 * ink.sum() / np.hypot(*np.gradient(ink)).sum()
-    if width < 25:
-        radius = float(((25**2 - width**2) / 12) ** 0.5)
-        ink = np.float32(digit.filter(ImageFilter.GaussianBlur(radius)))
-        ink = np.minimum(ink * (255 * ink.sum() / np.sum(ink**2)), 255)  # black again
+    radius = float(max(25**2 - width**2, 0) / 12) ** 0.5
+    ink = np.float32(digit.filter(ImageFilter.GaussianBlur(radius)))
+    ink = np.minimum(ink * (255 * ink.sum() / np.sum(ink**2)), 255)  # black again
     # MNIST's centre of mass is in the middle of pixel 14 of 0 to 27.
     y, x = (round(np.average(i, weights=ink) - 144.5) for i in np.indices(ink.shape))
     digit = Image.fromarray(np.uint8(ink)).crop((x, y, x + 280, y + 280))

@@ -186,6 +186,15 @@ def on_table(image, grey):
     return Image.fromarray(np.uint8(table))
 
 
+def on_wood(page):
+    """The page, turned by a degree, on a dark table with a grain."""
+    grain = np.random.default_rng(0).normal(80, 14, (520, 30)).clip(0, 255)
+    table = Image.fromarray(np.uint8(grain)).resize((650, 520))
+    mask = Image.new("L", page.size, 255).rotate(1, expand=True)
+    table.paste(page.rotate(1, expand=True), (60, 40), mask)
+    return table
+
+
 CONDITIONS = {
     "dark on light": lambda page: page,
     "light on dark": ImageOps.invert,
@@ -199,6 +208,7 @@ CONDITIONS = {
     "squared paper": lambda page: ruled(page, squared=True),
     "dark table": lambda page: on_table(page, 90),
     "light table": lambda page: on_table(page, 250),
+    "wooden table": on_wood,
     "blurred": lambda page: page.filter(ImageFilter.GaussianBlur(3)),
     "noise": lambda page: Image.fromarray(
         np.uint8(
