@@ -35,7 +35,6 @@ BATCH_SIZE = 128
 EPOCHS = 15
 VALIDATION_SPLIT = 0.1
 SEED = 1
-LEAST_INK = 10  # of 255: what is fainter counts as paper
 DATA = Path(__file__).resolve().with_name("mnist.npz")
 
 
@@ -43,26 +42,25 @@ def load_data(path=DATA):
     """Return `(x_train, y_train), (x_test, y_test)`, ready for the network.
 
     x: float32, shape (n, 28, 28, 1), values in [0, 1]; y: float32, (n, 10), one-hot.
-    path: an .npz file with the uint8 arrays x_train, x_test, shape (n, 28, 28), and
-        y_train, y_test, shape (n,), values 0 to 9. The default file is beside this
-        script; if it is missing, Keras downloads MNIST.
+    path: an .npz file of uint8 arrays: x_train, x_test, shape (n, 28, 28), and y_train,
+        y_test, shape (n,), values 0 to 9. Keras downloads MNIST if DATA is missing.
 
     Raises InputError, a ValueError. Source: the MNIST database of LeCun and Cortes.
     """
     x_train, y_train, x_test, y_test = read_arrays(path)
 
-    # Grey values from 0 to 255 become 0 to 1, which suits the first, random weights.
+    # Grey values of 0 to 255 become 0 to 1: the random first weights suit small inputs.
     # Conv2D expects an axis of channels. A grey image has one: (n, 28, 28, 1).
     x_train = x_train[..., np.newaxis].astype("float32") / 255
     x_test = x_test[..., np.newaxis].astype("float32") / 255
 
-    # The label 3 becomes row 3 of the identity matrix: 0 0 0 1 0 0 0 0 0 0.
+    # Ten outputs, so the label 3 becomes row 3 of the identity: 0 0 0 1 0 0 0 0 0 0.
     one_hot = np.eye(NUM_CLASSES, dtype="float32")
     return (x_train, one_hot[y_train]), (x_test, one_hot[y_test])
 
 
 def build_model():
-    """Return the network of Keras's `mnist_convnet`, compiled: 34,826 random weights.
+    """Return Keras's `mnist_convnet`, compiled but untrained. README.md explains it.
 
     Input: float32, shape (batch, 28, 28, 1), values in [0, 1].
     Output: float32, shape (batch, 10), the probability of each digit.
@@ -77,7 +75,7 @@ def build_model():
             layers.Conv2D(64, kernel_size=(3, 3), activation="relu"),  # (11, 11, 64)
             layers.MaxPooling2D(pool_size=(2, 2)),  # (5, 5, 64)
             layers.Flatten(),  # (1600,)
-            layers.Dropout(0.5),
+            layers.Dropout(0.5),  # against learning the images by heart
             layers.Dense(NUM_CLASSES, activation="softmax"),  # (10,)
         ]
     )
@@ -92,14 +90,16 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
     x, y: as from `load_data`. The last tenth of the images is kept for validation.
     Each value of the dict is a list with one number for each epoch.
     """
-    # Only a terminal or a notebook can show a progress bar, which is redrawn.
+    # 1 is a progress bar, which a file could not show; 2 is one line for each epoch.
     verbose = 1 if sys.stdout.isatty() or hasattr(sys, "ps1") else 2
-    history = model.fit(x, y, batch_size, epochs, verbose, callbacks, VALIDATION_SPLIT)
+    history = model.fit(
+        x, y, batch_size, epochs, verbose, callbacks, validation_split=VALIDATION_SPLIT
+    )
     return history.history
 
 
 def main(argv=None):
-    """Run with the options `argv`, by default sys.argv[1:]; return the exit status."""
+    """Do what the options say, by default sys.argv[1:]; return the exit status."""
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
@@ -118,11 +118,11 @@ def main(argv=None):
     def save_model(*_):
         return save(args.save_model, model.save) if args.save_model else True
 
-    batch_size = min(args.batch_size, len(x_train))  # TensorFlow rejects 10**30
+    batch_size = min(args.batch_size, len(x_train))  # 10**30 would crash TensorFlow
     with ctrl_c_stops(keras, model) as ctrl_c:
         callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=save_model), ctrl_c]
         history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
-    written = save_model()
+    written = save_model()  # once more, as Ctrl-C may have ended an epoch early
 
     loss, accuracy = model.evaluate(x_test, y_test, batch_size=batch_size, verbose=0)
     print(f"Test loss: {loss:.4f}\nTest accuracy: {accuracy:.4f}")
@@ -135,13 +135,14 @@ def main(argv=None):
         probabilities = model.predict(x_test, batch_size=batch_size, verbose=0)
         readings = list(zip(args.predict, pages, digits, answers))
         figure = draw(history, x_test, y_test, probabilities, readings)
-        image = BytesIO()  # as only the writing may fail
+        image = BytesIO()  # in memory first, so that `save` has only to write it
         figure.savefig(image, format=args.plot.suffix[1:])
         written &= save(args.plot, lambda path: path.write_bytes(image.getbuffer()))
     return 1 if not written else 130 if ctrl_c.pressed else 0
 
 
 # --- The plumbing: files, Keras, Ctrl-C, photographs, the figure, options ------------
+LEAST_INK = 10  # of 255: fainter marks count as paper
 
 
 class InputError(ValueError):
@@ -152,7 +153,7 @@ class InputError(ValueError):
 def reading(path):
     """Turn whatever goes wrong while a file is read into an InputError of one line."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what is odd, but not wrong
+        with warnings.catch_warnings(action="ignore"):  # no reason to refuse it
             yield
     except Exception as error:  # damaged files raise errors of many kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -162,11 +163,11 @@ def reading(path):
 def read_arrays(path=DATA):
     """Return the uint8 arrays x_train, y_train, x_test, y_test, as `load_data` says."""
     names = ("x_train", "y_train", "x_test", "y_test")
+    source = path
     if path == DATA and not DATA.exists():
         keras = load_keras()
-        path = f"keras.datasets.mnist (there is no {DATA}; --data takes another file)"
-        # Keep the download's progress bar out of standard output.
-        with reading(path), contextlib.redirect_stdout(sys.stderr):
+        source = f"keras.datasets.mnist (there is no {DATA}; --data takes another file)"
+        with reading(source), contextlib.redirect_stdout(sys.stderr):  # a progress bar
             train, test = keras.datasets.mnist.load_data()
         arrays = [*train, *test]
     else:
@@ -174,16 +175,15 @@ def read_arrays(path=DATA):
             zipfile.ZipFile(path).close()  # NumPy treats another file as a pickle
             with np.load(path) as archive:
                 arrays = [np.asarray(archive[name]) for name in names]
-
     n, m = arrays[1].size, arrays[3].size
     shapes = ((n, 28, 28), (n,), (m, 28, 28), (m,))
     expected = ", ".join(f"{name} uint8 {shape}" for name, shape in zip(names, shapes))
     found = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in zip(names, arrays))
     if found != expected:
-        raise InputError(f"{path}: found {found}; expected {expected}")
-    # Ten is the least number of which a tenth, held out, is a whole image.
+        raise InputError(f"{source}: found {found}; expected {expected}")
+    # A tenth is held out, and a tenth of fewer than ten is less than one image.
     if n < 10 or m < 1 or max(arrays[1].max(), arrays[3].max()) >= NUM_CLASSES:
-        raise InputError(f"{path}: needs 10 images to train, 1 to test, labels 0 to 9")
+        raise InputError(f"{source}: needs 10 images to train, 1 to test, labels 0-9")
     return arrays
 
 
@@ -201,12 +201,10 @@ def load_model(path):
         if shapes != ((None, *INPUT_SHAPE), (None, NUM_CLASSES)):
             raise ValueError("it maps {} to {}, not (28, 28, 1) to 10".format(*shapes))
         compiled = model.get_compile_config()
-        metrics = [
-            metric if isinstance(metric, str) else metric["config"]["name"]
-            for metric in compiled.get("metrics") or []
-        ]
+        metrics = list(compiled.get("metrics") or [])
         metrics += compiled.get("weighted_metrics") or []
-        if metrics != ["accuracy"] or "sparse" in str(compiled["loss"]):
+        names = [m if isinstance(m, str) else m["config"]["name"] for m in metrics]
+        if names != ["accuracy"] or "sparse" in str(compiled).lower():
             raise ValueError("it was not compiled for one-hot labels and accuracy")
     return model
 
@@ -221,7 +219,7 @@ def load_keras():
     show = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no information
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # not all of its memory
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # memory as needed
     with os.fdopen(os.dup(2), "wb") as stderr, open(os.devnull, "wb") as nowhere:
         os.dup2((stderr if show else nowhere).fileno(), 2)
         try:
@@ -229,7 +227,7 @@ def load_keras():
 
             keras.ops.zeros(())  # looks for a GPU, which prints some of these lines
         except Exception as error:
-            error.add_note("TF_CPP_MIN_LOG_LEVEL=0 in the environment shows more.")
+            error.add_note("TF_CPP_MIN_LOG_LEVEL=0 in the environment may show more.")
             raise
         finally:
             os.dup2(stderr.fileno(), 2)
@@ -249,17 +247,18 @@ def print_versions(keras):
 
 @contextlib.contextmanager
 def ctrl_c_stops(keras, model):
-    """Let Ctrl-C end `model.fit` after the current step, and the next one at once.
+    """Let Ctrl-C end `model.fit` after the current step, and a second one at once.
 
     Yields the callback for fit; its `pressed` says whether Ctrl-C was pressed. Python
-    loses a KeyboardInterrupt that is raised in a destructor, so this takes a handler.
+    loses a KeyboardInterrupt raised in a destructor, so we install a signal handler.
     """
     previous = signal.getsignal(signal.SIGINT)
 
     def stop(signum, frame):
         signal.signal(signal.SIGINT, previous)
         model.stop_training = callback.pressed = True
-        print("\nStopping after this step. Ctrl-C again: at once.", file=sys.stderr)
+        with contextlib.suppress(OSError):  # Ctrl-C may have ended who reads this, too
+            print("\nStopping after this step. Ctrl-C again: at once.", file=sys.stderr)
 
     def listen(logs):  # not earlier, as fit() first sets stop_training to False
         if previous not in (None, signal.SIG_IGN):
@@ -280,7 +279,7 @@ def save(path, write):
     target = Path(os.path.realpath(path))  # so that a link stays a link
     try:
         with TemporaryDirectory(prefix=".mnist.", dir=target.parent) as folder:
-            new = Path(folder, "new" + path.suffix.lower())  # Keras wants a .keras
+            new = Path(folder, "new" + path.suffix)  # Keras wants a .keras
             write(new)
             new.replace(target)
     except OSError as error:
@@ -310,11 +309,11 @@ def open_grey(path):
 
 
 def find_ink(page):
-    """Return the share of its paper's light that each pixel lacks, times 255."""
+    """Return how much darker each pixel is than its paper: 0 is paper, 255 is black."""
     from PIL import Image, ImageFilter, ImageOps
 
     page = page.filter(ImageFilter.GaussianBlur(1))  # against noise
-    # A blur changes strokes more than paper: in the middle, it shows if ink is light.
+    # Ink is dark if darker than its blurred surroundings. The border may be a table.
     middle = ImageOps.crop(page, round(0.15 * min(page.size)))
     darker = np.float32(middle.filter(ImageFilter.GaussianBlur(20))) - middle
     page = page if np.sum(darker * abs(darker)) > 0 else ImageOps.invert(page)
@@ -347,7 +346,7 @@ def read_digit(path, page=None):
     ink[ink < 0.75 * threshold] = 0  # ruled lines; the edges of strokes stay
     digit = Image.fromarray(np.uint8(np.minimum(255 * ink / black, 255))).crop(box)
     digit = ImageOps.expand(ImageOps.contain(digit, (200, 200)), 40)
-    # A stroke's width, 25 here in MNIST, is its area over half the length of its edges.
+    # A stroke's width is its area over half the length of its edges: here 25 in MNIST.
     # A blur adds 12 times its variance to the square of the width. So thin ones widen.
     ink = np.float32(digit)
     width = 2 * ink.sum() / np.hypot(*np.gradient(ink)).sum()
@@ -376,7 +375,7 @@ def draw(history, x, y, probabilities, readings=()):
     for i in wrong[:32]:
         sheets[head].append((x[i], f"is {true[i]}, said {said[i]}\n{sure[i]:.1%} sure"))
     for path, page, digit, answer in readings[:32]:
-        shown = sheets.setdefault("What the network was shown:", [])
+        shown = sheets.setdefault("Your images, and what the network was shown:", [])
         name = Path(path).name[-12:].encode(errors="replace").decode()
         shown.append((1 - np.asarray(page) / 255, name))
         shown.append((digit, f"said {answer.argmax()}\n{answer.max():.1%} sure"))
@@ -398,7 +397,7 @@ def draw(history, x, y, probabilities, readings=()):
         for position, (image, label) in enumerate(tiles, start=1):
             axes = part.add_subplot(math.ceil(len(tiles) / 8), 8, position)
             axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-            axes.set_title(label, fontsize=9, pad=2, parse_math=False)  # $ is a letter
+            axes.set_title(label, fontsize=9, pad=2, parse_math=False)  # $ in a name
             axes.axis("off")
     return figure
 
@@ -428,10 +427,11 @@ def parse_args(argv=None):
         parser.error("--plot needs matplotlib: pip install matplotlib")
     if args.predict and not importlib.util.find_spec("PIL"):
         parser.error("--predict needs pillow: pip install pillow")
-    for path, ends in ((args.save_model, ".keras"), (args.plot, ".png .svg .pdf")):
+    figures = ".png .svg .pdf .PNG .SVG .PDF"
+    for path, ends in ((args.save_model, ".keras"), (args.plot, figures)):
         if path is None:
             continue
-        if path.suffix.lower() not in ends.split():
+        if path.suffix not in ends.split():
             parser.error(f"cannot write {path}: its name must end in {ends}")
         try:
             TemporaryDirectory(dir=os.path.dirname(os.path.realpath(path))).cleanup()
@@ -445,9 +445,9 @@ def parse_args(argv=None):
     return args
 
 
-if __name__ == "__main__" and hasattr(sys, "ps1"):
-    sys.exit(main())  # %run in a notebook: the process is not ours to change
-elif __name__ == "__main__":
+if __name__ == "__main__":
+    if hasattr(sys, "ps1"):  # %run in a notebook: the process is not ours to change
+        sys.exit(main())
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Outside `model.fit`, Ctrl-C ends the process at once, without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -456,7 +456,7 @@ elif __name__ == "__main__":
     faulthandler.enable(os.dup(2))  # shows where, if a library crashes the process
     with contextlib.suppress(AttributeError, OSError):
         sys.stdout.reconfigure(errors="backslashreplace")  # for what it cannot encode
-        # As batch work, on Linux, no epoch starts with a long wait for a thread of
+        # Under Linux's batch scheduling, no epoch starts with a wait of seconds for
         # TensorFlow's input pipeline (tests/benchmarks/README.md says more).
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

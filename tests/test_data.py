@@ -224,8 +224,8 @@ BAD_FILES = {
         saved_with(y_test=lambda y: y[0]),
         "y_test uint8 ()",
     ),
-    "training label 10": (saved_with(y_train=with_label(10)), "labels 0 to 9"),
-    "test label 255": (saved_with(y_test=with_label(255)), "labels 0 to 9"),
+    "training label 10": (saved_with(y_train=with_label(10)), "labels 0-9"),
+    "test label 255": (saved_with(y_test=with_label(255)), "labels 0-9"),
     "training counts": (
         saved_with(y_train=lambda y: y[1:]),
         "expected x_train uint8 (1279, 28, 28)",

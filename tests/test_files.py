@@ -188,6 +188,24 @@ BAD_MODELS = {
         ),
         "not compiled",
     ),
+    "the same, as an object of another name": (
+        saved_network(
+            *IMAGES,
+            keras.layers.Dense(10),
+            loss=keras.losses.SparseCategoricalCrossentropy(name="loss"),
+            metrics=["accuracy"],
+        ),
+        "not compiled",
+    ),
+    "accuracy for such labels": (
+        saved_network(
+            *IMAGES,
+            keras.layers.Dense(10),
+            loss=COMPILE["loss"],
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        ),
+        "not compiled",
+    ),
 }
 
 
@@ -233,6 +251,7 @@ def test_an_empty_name_of_a_model_is_not_ignored(run, small_file):
     ("flag", "name", "message"),
     [
         ("--save-model", "model.h5", "must end in .keras"),
+        ("--save-model", "model.KERAS", "must end in .keras"),
         ("--save-model", "loop.keras", "Too many levels of symbolic links"),
         ("--save-model", "nowhere/model.keras", "No such file or directory"),
         ("--save-model", "file/model.keras", "Not a directory"),

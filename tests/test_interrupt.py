@@ -77,6 +77,17 @@ def test_a_second_ctrl_c_stops_at_once(start, tmp_path):
 
 
 @posix
+def test_nobody_may_read_the_answer(start):
+    """As after `2>&1 >log | tee err`: Ctrl-C ends tee, too."""
+    process = start(PYTHONPATH=str(STUB))
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    out = process.stdout.read()
+    assert process.wait() == -signal.SIGINT
+    assert RESULT.search(out)
+
+
+@posix
 def test_a_shell_s_loop_over_the_program_stops_as_well(small_file):
     """As for every program that ends by the signal, and not with a status of its own."""
     command = f"{sys.executable} {SCRIPT} --data {small_file} --epochs 1000"
