@@ -50,7 +50,7 @@ def test_the_option_table_lists_every_option(run):
 
 
 def test_the_test_command_is_that_of_the_ci():
-    command = "python3 -m venv .venv && .venv/bin/pip install -r tests/requirements.txt && .venv/bin/python -m pytest tests"
+    command = "python3 -m venv .venv && .venv/bin/pip install -r tests/requirements.txt && .venv/bin/python -m pytest -n 2 tests"
     assert f"```sh\n{command}\n```" in README
     assert f"\n{command}\n" in (TOP / ".ci" / "run").read_text()
 

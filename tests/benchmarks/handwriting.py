@@ -30,6 +30,7 @@ CONDITIONS = {
     "page half in a hard shadow": "hard shadow",
     "squared paper": "squares",
     "page on a table": "table",
+    "page on a wooden table": "wood",
     "page, ballpoint pen": "thin",
     "page, felt pen": "thick",
     "chalk on a board": "chalk",
@@ -109,10 +110,13 @@ def photograph(digit, extra, rng):
         step = side / rng.uniform(3, 6)
         lines = (y % step < side / 80) | (x % step < side / 80)
         page = np.minimum(page, np.where(lines, 0.75 * paper, 255))
-    elif extra == "table":  # darker or lighter than the paper, and rough
+    elif extra in ("table", "wood"):  # darker or lighter than the paper, and rough
         top, left = (np.array(page.shape) * rng.uniform(0.05, 0.15)).astype(int)
         grey = rng.choice([rng.uniform(60, 110), 250])
         table = rng.normal(grey, 6, (size[0] + 2 * top, size[1] + 2 * left))
+        if extra == "wood":  # the grain runs along the rows
+            grain = rng.normal(0, 15, (len(table), table.shape[1] // 20 + 1))
+            table += np.repeat(grain, 20, axis=1)[:, : table.shape[1]]
         table[top : top + size[0], left : left + size[1]] = page
         page = table.clip(0, 255)
 
