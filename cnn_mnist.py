@@ -23,7 +23,6 @@ import signal
 import sys
 import warnings
 import zipfile
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -79,8 +78,9 @@ def build_model():
             layers.Dense(NUM_CLASSES, activation="softmax"),  # (10,)
         ]
     )
-    loss = "categorical_crossentropy"
-    model.compile(optimizer="adam", loss=loss, metrics=["accuracy"])
+    model.compile(
+        loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"]
+    )
     return model
 
 
@@ -99,7 +99,7 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
 
 
 def main(argv=None):
-    """Do what the options say, by default sys.argv[1:]; return the exit status."""
+    """Run with these options, by default the command line's; return the exit status."""
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
@@ -118,11 +118,11 @@ def main(argv=None):
     def save_model(*_):
         return save(args.save_model, model.save) if args.save_model else True
 
-    batch_size = min(args.batch_size, len(x_train))  # 10**30 would crash TensorFlow
+    batch_size = min(args.batch_size, len(x_train))  # TensorFlow fails on 10**30
     with ctrl_c_stops(keras, model) as ctrl_c:
         callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=save_model), ctrl_c]
         history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
-    written = save_model()  # once more, as Ctrl-C may have ended an epoch early
+    written = save_model()  # also with 0 epochs, or after a failed save
 
     loss, accuracy = model.evaluate(x_test, y_test, batch_size=batch_size, verbose=0)
     print(f"Test loss: {loss:.4f}\nTest accuracy: {accuracy:.4f}")
@@ -135,9 +135,7 @@ def main(argv=None):
         probabilities = model.predict(x_test, batch_size=batch_size, verbose=0)
         readings = list(zip(args.predict, pages, digits, answers))
         figure = draw(history, x_test, y_test, probabilities, readings)
-        image = BytesIO()  # in memory first, so that `save` has only to write it
-        figure.savefig(image, format=args.plot.suffix[1:])
-        written &= save(args.plot, lambda path: path.write_bytes(image.getbuffer()))
+        written &= save(args.plot, figure.savefig)
     return 1 if not written else 130 if ctrl_c.pressed else 0
 
 
@@ -153,7 +151,7 @@ class InputError(ValueError):
 def reading(path):
     """Turn whatever goes wrong while a file is read into an InputError of one line."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # no reason to refuse it
+        with warnings.catch_warnings(action="ignore"):  # a warning is no error
             yield
     except Exception as error:  # damaged files raise errors of many kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -172,7 +170,7 @@ def read_arrays(path=DATA):
         arrays = [*train, *test]
     else:
         with reading(path):
-            zipfile.ZipFile(path).close()  # NumPy treats another file as a pickle
+            zipfile.ZipFile(path).close()  # NumPy calls any other file a pickle
             with np.load(path) as archive:
                 arrays = [np.asarray(archive[name]) for name in names]
     n, m = arrays[1].size, arrays[3].size
@@ -181,7 +179,7 @@ def read_arrays(path=DATA):
     found = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in zip(names, arrays))
     if found != expected:
         raise InputError(f"{source}: found {found}; expected {expected}")
-    # A tenth is held out, and a tenth of fewer than ten is less than one image.
+    # Keras needs two, to hold one out. With ten, a tenth is a whole image.
     if n < 10 or m < 1 or max(arrays[1].max(), arrays[3].max()) >= NUM_CLASSES:
         raise InputError(f"{source}: needs 10 images to train, 1 to test, labels 0-9")
     return arrays
@@ -191,7 +189,7 @@ def load_model(path):
     """Return the compiled model saved at `path`, with its optimizer's state.
 
     Raises InputError if there is none, if Keras's safe mode rejects it, or if it does
-    not map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
+    not map (batch, 28, 28, 1) to 10 probabilities and report loss and accuracy.
     """
     keras = load_keras()
     with reading(path):
@@ -204,8 +202,10 @@ def load_model(path):
         metrics = list(compiled.get("metrics") or [])
         metrics += compiled.get("weighted_metrics") or []
         names = [m if isinstance(m, str) else m["config"]["name"] for m in metrics]
-        if names != ["accuracy"] or "sparse" in str(compiled).lower():
-            raise ValueError("it was not compiled for one-hot labels and accuracy")
+        text = str(compiled).lower()
+        wrong = "sparse" in text or "'from_logits': true" in text
+        if wrong or names != ["accuracy"] or not compiled["loss"]:
+            raise ValueError("not compiled for probabilities, one-hot labels, accuracy")
     return model
 
 
@@ -257,7 +257,7 @@ def ctrl_c_stops(keras, model):
     def stop(signum, frame):
         signal.signal(signal.SIGINT, previous)
         model.stop_training = callback.pressed = True
-        with contextlib.suppress(OSError):  # Ctrl-C may have ended who reads this, too
+        with contextlib.suppress(OSError):  # whoever reads it may be gone
             print("\nStopping after this step. Ctrl-C again: at once.", file=sys.stderr)
 
     def listen(logs):  # not earlier, as fit() first sets stop_training to False
@@ -313,7 +313,7 @@ def find_ink(page):
     from PIL import Image, ImageFilter, ImageOps
 
     page = page.filter(ImageFilter.GaussianBlur(1))  # against noise
-    # Ink is dark if darker than its blurred surroundings. The border may be a table.
+    # Ink is dark if darker than its blurred surroundings. The border may show a table.
     middle = ImageOps.crop(page, round(0.15 * min(page.size)))
     darker = np.float32(middle.filter(ImageFilter.GaussianBlur(20))) - middle
     page = page if np.sum(darker * abs(darker)) > 0 else ImageOps.invert(page)
@@ -347,7 +347,7 @@ def read_digit(path, page=None):
     digit = Image.fromarray(np.uint8(np.minimum(255 * ink / black, 255))).crop(box)
     digit = ImageOps.expand(ImageOps.contain(digit, (200, 200)), 40)
     # A stroke's width is its area over half the length of its edges: here 25 in MNIST.
-    # A blur adds 12 times its variance to the square of the width. So thin ones widen.
+    # A blur adds 12 times its variance to the square of the width. Thin ones need it.
     ink = np.float32(digit)
     width = 2 * ink.sum() / np.hypot(*np.gradient(ink)).sum()
     radius = float(max(25**2 - width**2, 0) / 12) ** 0.5

@@ -197,6 +197,19 @@ BAD_MODELS = {
         ),
         "not compiled",
     ),
+    "no loss": (
+        saved_network(*IMAGES, keras.layers.Dense(10), metrics=["accuracy"]),
+        "not compiled",
+    ),
+    "scores, no probabilities": (
+        saved_network(
+            *IMAGES,
+            keras.layers.Dense(10),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        ),
+        "not compiled",
+    ),
     "accuracy for such labels": (
         saved_network(
             *IMAGES,
