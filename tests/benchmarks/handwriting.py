@@ -187,6 +187,10 @@ def draw(rows):
             right.imshow(cnn_mnist.read_digit(path), cmap="gray_r", vmin=0, vmax=1)
         for each in axes:
             each.set(xticks=[], yticks=[])
+        if name == rows[0][0]:
+            for left, right in zip(axes[::2], axes[1::2]):
+                left.set_title("image", fontsize=9)
+                right.set_title("shown as", fontsize=9)
         label = textwrap.fill(name, 16)
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     return figure
