@@ -49,7 +49,7 @@ def load_data(path=DATA):
     x_train, y_train, x_test, y_test = read_arrays(path)
 
     # Grey values of 0 to 255 become 0 to 1: the random first weights suit small inputs.
-    # Conv2D expects an axis of channels. A grey image has one: (n, 28, 28, 1).
+    # Conv2D expects an axis of channels. A grey image has one channel: (n, 28, 28, 1).
     x_train = x_train[..., np.newaxis].astype("float32") / 255
     x_test = x_test[..., np.newaxis].astype("float32") / 255
 
@@ -90,7 +90,7 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
     x, y: as from `load_data`. The last tenth of the images is kept for validation.
     Each value of the dict is a list with one number for each epoch.
     """
-    # 1 is a progress bar, which a file could not show; 2 is one line for each epoch.
+    # A terminal or a notebook gets a progress bar (1), a file one line an epoch (2).
     verbose = 1 if sys.stdout.isatty() or hasattr(sys, "ps1") else 2
     history = model.fit(
         x, y, batch_size, epochs, verbose, callbacks, validation_split=VALIDATION_SPLIT
@@ -99,7 +99,7 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
 
 
 def main(argv=None):
-    """Run with these options, by default the command line's; return the exit status."""
+    """Run with the given options (default: the command line's); return the status."""
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
@@ -118,7 +118,7 @@ def main(argv=None):
     def save_model(*_):
         return save(args.save_model, model.save) if args.save_model else True
 
-    batch_size = min(args.batch_size, len(x_train))  # TensorFlow fails on 10**30
+    batch_size = min(args.batch_size, len(x_train))  # TensorFlow refuses 10**30
     with ctrl_c_stops(keras, model) as ctrl_c:
         callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=save_model), ctrl_c]
         history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
@@ -189,7 +189,7 @@ def load_model(path):
     """Return the compiled model saved at `path`, with its optimizer's state.
 
     Raises InputError if there is none, if Keras's safe mode rejects it, or if it does
-    not map (batch, 28, 28, 1) to 10 probabilities and report loss and accuracy.
+    not map (batch, 28, 28, 1) to (batch, 10) and report loss and accuracy.
     """
     keras = load_keras()
     with reading(path):
@@ -247,7 +247,7 @@ def print_versions(keras):
 
 @contextlib.contextmanager
 def ctrl_c_stops(keras, model):
-    """Let Ctrl-C end `model.fit` after the current step, and a second one at once.
+    """Let Ctrl-C end the training after the current step, and a second one at once.
 
     Yields the callback for fit; its `pressed` says whether Ctrl-C was pressed. Python
     loses a KeyboardInterrupt raised in a destructor, so we install a signal handler.
@@ -297,7 +297,7 @@ def open_grey(path):
         mode = "LA" if image.has_transparency_data else "L"
         mode = "F" if image.mode[0] in "IF" else mode
         page = ImageOps.contain(image.convert(mode), (200, 200), Image.BILINEAR)
-        page.getpixel((0, 0))  # fails if it is too narrow to have any
+        page.getpixel((0, 0))  # fails if nothing is left of a very thin one
         if mode == "F":  # as L would cut off at 255
             v = np.nan_to_num(page, nan=np.nanmedian(page))
             page = Image.fromarray(np.uint8(np.interp(v, (v.min(), v.max()), (0, 255))))
@@ -347,7 +347,7 @@ def read_digit(path, page=None):
     digit = Image.fromarray(np.uint8(np.minimum(255 * ink / black, 255))).crop(box)
     digit = ImageOps.expand(ImageOps.contain(digit, (200, 200)), 40)
     # A stroke's width is its area over half the length of its edges: here 25 in MNIST.
-    # A blur adds 12 times its variance to the square of the width. Thin ones need it.
+    # A bar's variance is width**2 / 12, and a blur adds its own. So thin ones widen.
     ink = np.float32(digit)
     width = 2 * ink.sum() / np.hypot(*np.gradient(ink)).sum()
     radius = float(max(25**2 - width**2, 0) / 12) ** 0.5
