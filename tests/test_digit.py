@@ -74,6 +74,12 @@ def test_the_form_is_that_of_mnist(read, mnist, i):
     assert 18 <= max(extent(digit)) <= 20
 
 
+def test_on_average_the_centre_of_mass_is_on_pixel_14(read, mnist):
+    """Of one digit it is rounded to a tenth of a pixel."""
+    centres = [centre_of_mass(read(photograph(x))) for x in mnist["x_test"][:12]]
+    assert np.mean(centres, axis=0) == pytest.approx((14, 14), abs=0.05)
+
+
 def test_it_looks_like_the_array_it_came_from(read, mnist):
     """MNIST's own are of this form already, but for thin strokes and rounding."""
     found = [
