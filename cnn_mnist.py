@@ -427,11 +427,11 @@ def parse_args(argv=None):
         parser.error("--plot needs matplotlib: pip install matplotlib")
     if args.predict and not importlib.util.find_spec("PIL"):
         parser.error("--predict needs pillow: pip install pillow")
-    figures = ".png .svg .pdf .PNG .SVG .PDF"
-    for path, ends in ((args.save_model, ".keras"), (args.plot, figures)):
+    for path, ends in ((args.save_model, ".keras"), (args.plot, ".png .svg .pdf")):
         if path is None:
             continue
-        if path.suffix not in ends.split():
+        suffix = path.suffix if ends == ".keras" else path.suffix.lower()  # for Keras
+        if suffix not in ends.split():
             parser.error(f"cannot write {path}: its name must end in {ends}")
         try:
             TemporaryDirectory(dir=os.path.dirname(os.path.realpath(path))).cleanup()

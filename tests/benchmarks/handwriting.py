@@ -181,16 +181,15 @@ def draw(rows):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 0.85 * len(rows)), dpi=100, layout="constrained")
-    for axes, (name, paths) in zip(figure.subplots(len(rows), 8), rows):
+    grid = figure.subplots(len(rows), 8)
+    for axes, title in zip(grid[0], ("image", "shown as") * 4):
+        axes.set_title(title, fontsize=9)
+    for axes, (name, paths) in zip(grid, rows):
         for left, right, path in zip(axes[::2], axes[1::2], paths):
             left.imshow(cnn_mnist.open_grey(path), cmap="gray", vmin=0, vmax=255)
             right.imshow(cnn_mnist.read_digit(path), cmap="gray_r", vmin=0, vmax=1)
         for each in axes:
             each.set(xticks=[], yticks=[])
-        if name == rows[0][0]:
-            for left, right in zip(axes[::2], axes[1::2]):
-                left.set_title("image", fontsize=9)
-                right.set_title("shown as", fontsize=9)
         label = textwrap.fill(name, 16)
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     return figure
