@@ -195,44 +195,50 @@ BAD_FILES = {
     "y_train missing": (saved_with(y_train=no_array), "y_train is not a file"),
     "x_test missing": (saved_with(x_test=no_array), "x_test is not a file"),
     "y_test missing": (saved_with(y_test=no_array), "y_test is not a file"),
-    "a member that is no array": (no_array_inside, "y_test |S9 ()"),
+    "a member that is no array": (no_array_inside, "y_test is |S9 (), not uint8 (1,)"),
     "image size": (
         saved_with(x_test=lambda x: np.pad(x, ((0, 0), (2, 2), (2, 2)))),
-        "x_test uint8 (300, 32, 32)",
+        "x_test is uint8 (300, 32, 32), not uint8 (300, 28, 28)",
     ),
     "image axes": (
         saved_with(x_train=lambda x: x[..., np.newaxis]),
-        "x_train uint8 (1280, 28, 28, 1)",
+        "x_train is uint8 (1280, 28, 28, 1), not uint8 (1280, 28, 28)",
     ),
     "flat images": (
         saved_with(x_train=lambda x: x.reshape(-1, 784)),
-        "x_train uint8 (1280, 784)",
+        "x_train is uint8 (1280, 784), not uint8 (1280, 28, 28)",
     ),
     "image dtype": (
         saved_with(x_train=lambda x: x / 255),
-        "x_train float64 (1280, 28, 28)",
+        "x_train is float64 (1280, 28, 28), not uint8 (1280, 28, 28)",
     ),
     "label axes": (
         saved_with(y_train=lambda y: np.eye(10, dtype=np.uint8)[y]),
-        "y_train uint8 (1280, 10)",
+        "y_train is uint8 (1280, 10), not",
     ),
     "label dtype": (
         saved_with(y_test=lambda y: y.astype(np.int64)),
-        "y_test int64 (300,)",
+        "y_test is int64 (300,), not uint8 (300,)",
     ),
     "one number for labels": (
         saved_with(y_test=lambda y: y[0]),
-        "y_test uint8 ()",
+        "y_test is uint8 (), not uint8 (1,)",
     ),
-    "training label 10": (saved_with(y_train=with_label(10)), "labels 0-9"),
-    "test label 255": (saved_with(y_test=with_label(255)), "labels 0-9"),
+    "training label 10": (
+        saved_with(y_train=with_label(10)),
+        "a label 10, needs labels 0 to 9",
+    ),
+    "test label 255": (
+        saved_with(y_test=with_label(255)),
+        "a label 255, needs labels 0 to 9",
+    ),
     "training counts": (
         saved_with(y_train=lambda y: y[1:]),
-        "expected x_train uint8 (1279, 28, 28)",
+        "x_train is uint8 (1280, 28, 28), not uint8 (1279, 28, 28)",
     ),
     "test counts": (
         saved_with(x_test=lambda x: x[1:]),
-        "expected x_train uint8 (1280, 28, 28)",
+        "x_test is uint8 (299, 28, 28), not uint8 (300, 28, 28)",
     ),
     "no training images": (
         saved_with(x_train=lambda x: x[:0], y_train=lambda y: y[:0]),
@@ -240,7 +246,7 @@ BAD_FILES = {
     ),
     "no test images": (
         saved_with(x_test=lambda x: x[:0], y_test=lambda y: y[:0]),
-        "1 to test",
+        "1 image to test",
     ),
     "nothing to hold out": (
         saved_with(x_train=lambda x: x[:9], y_train=lambda y: y[:9]),

@@ -461,6 +461,29 @@ def test_predict_prints_a_line_for_each_image_in_order(run, small_file, saved, i
     assert RESULT.search("".join(before))
 
 
+def test_predict_may_be_repeated(run, small_file, saved, images):
+    flags = ("--load-model", saved, "--epochs", 0)
+    flags += ("--predict", images[0], "--predict", *images[1:])
+    done = run("--data", small_file, *flags)
+    lines = done.out.splitlines()[-3:]
+    assert [line.rpartition(": ")[0] for line in lines] == images
+
+
+def test_a_pattern_is_expanded_as_windows_does_not(run, small_file, saved, images):
+    flags = ("--load-model", saved, "--epochs", 0, "--predict", "*.png", images[1])
+    done = run("--data", small_file, *flags)
+    lines = done.out.splitlines()[-3:]
+    names = [line.rpartition(": ")[0] for line in lines]
+    assert names == ["b.png", "{c} %d.png", images[1]]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(run, small_file, saved, images):
+    os.rename("b.png", "[b].png")
+    flags = ("--load-model", saved, "--epochs", 0, "--predict", "[b].png")
+    done = run("--data", small_file, *flags)
+    assert done.out.splitlines()[-1].startswith("[b].png: ")
+
+
 def test_without_the_flag_nothing_is_predicted(run, small_file, saved):
     done = run("--data", small_file, "--load-model", saved, "--epochs", 0)
     assert RESULT.search(done.out)

@@ -19,7 +19,7 @@ def steps_taken(path):
 
 
 def test_the_model_is_saved_after_every_epoch(run, small_file, tmp_path, monkeypatch):
-    """And once more when all is done, for a training without epochs."""
+    """And once more when all is done: without epochs, or if the weights changed since."""
     path = tmp_path / "model.keras"
     save, steps = cnn_mnist.save, []
 
@@ -137,6 +137,7 @@ def saved_network(*layers, **compile):
 
 
 IMAGES = (keras.Input((28, 28, 1)), keras.layers.Flatten())
+PROBABILITIES = keras.layers.Dense(10, activation="softmax")
 COMPILE = {"loss": "categorical_crossentropy", "metrics": ["accuracy"]}
 BAD_MODELS = {
     "missing": (lambda path: None, "No such file or directory"),
@@ -166,58 +167,48 @@ BAD_MODELS = {
         saved_network(*IMAGES, keras.layers.Dense(26), **COMPILE),
         "maps (None, 28, 28, 1) to (None, 26), not",
     ),
-    "not compiled": (saved_network(*IMAGES, keras.layers.Dense(10)), "not compiled"),
-    "no accuracy": (
-        saved_network(*IMAGES, keras.layers.Dense(10), loss=COMPILE["loss"]),
-        "not compiled",
-    ),
-    "another metric as well": (
-        saved_network(
-            *IMAGES,
-            keras.layers.Dense(10),
-            **COMPILE | {"metrics": ["accuracy", "mse"]},
-        ),
-        "not compiled",
-    ),
+    "not compiled": (saved_network(*IMAGES, PROBABILITIES), "compile()"),
     "labels that are no rows": (
+        saved_network(*IMAGES, PROBABILITIES, loss="sparse_categorical_crossentropy"),
+        "one-hot labels",
+    ),
+    "accuracy for such labels": (
         saved_network(
             *IMAGES,
-            keras.layers.Dense(10),
-            loss="sparse_categorical_crossentropy",
-            metrics=["accuracy"],
+            PROBABILITIES,
+            loss=COMPILE["loss"],
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         ),
-        "not compiled",
+        "its accuracy is not for one-hot labels",
     ),
-    "the same, as an object of another name": (
-        saved_network(
-            *IMAGES,
-            keras.layers.Dense(10),
-            loss=keras.losses.SparseCategoricalCrossentropy(name="loss"),
-            metrics=["accuracy"],
-        ),
-        "not compiled",
-    ),
-    "no loss": (
-        saved_network(*IMAGES, keras.layers.Dense(10), metrics=["accuracy"]),
-        "not compiled",
-    ),
+    "no loss": (saved_network(*IMAGES, PROBABILITIES, metrics=["accuracy"]), "No loss"),
     "scores, no probabilities": (
         saved_network(
             *IMAGES,
             keras.layers.Dense(10),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
         ),
-        "not compiled",
+        "no probabilities",
     ),
-    "accuracy for such labels": (
+    "each probability for itself": (
         saved_network(
             *IMAGES,
-            keras.layers.Dense(10),
-            loss=COMPILE["loss"],
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            keras.layers.Dense(10, activation="sigmoid"),
+            loss="binary_crossentropy",
         ),
-        "not compiled",
+        "no probabilities",
+    ),
+    "weights that are no numbers": (
+        saved_network(
+            *IMAGES,
+            keras.layers.Dense(
+                10,
+                activation="softmax",
+                bias_initializer=keras.initializers.Constant(np.nan),
+            ),
+            **COMPILE,
+        ),
+        "no probabilities",
     ),
 }
 
@@ -249,6 +240,23 @@ def test_a_foreign_model_is_answered_without_warnings(run, small_file, tmp_path)
         done = run("--data", small_file, "--load-model", path)
     assert done.status == 2
     assert not found
+
+
+def test_a_missing_model_is_answered_before_keras_is_loaded(small_file):
+    code = (
+        "import sys, cnn_mnist\n"
+        f"flags = ['--data', {small_file!r}, '--load-model', 'nowhere.keras']\n"
+        "assert cnn_mnist.main(flags) == 2\n"
+        "print('keras' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=TOP,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "False\n"
 
 
 def test_an_empty_name_of_a_model_is_not_ignored(run, small_file):
@@ -411,6 +419,54 @@ def test_a_link_stays_a_link(run, small_file, tmp_path):
     assert run("--data", small_file, "--epochs", 1, "--save-model", link).status == 0
     assert link.is_symlink()
     assert steps_taken(folder / "model.keras") == 9
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_that_is_saved_over_keeps_its_permissions(tmp_path, mode):
+    path = tmp_path / "model.keras"
+    path.touch()
+    path.chmod(mode)
+    assert cnn_mnist.save(path, lambda part: part.write_text("new"))
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_that_cannot_be_replaced_is_written_into(tmp_path, monkeypatch):
+    """As one that Docker mounts by itself."""
+
+    def replace(path, target):
+        raise OSError(16, "Device or resource busy")
+
+    path = tmp_path / "model.keras"
+    path.write_text("a long old model")
+    inode = path.stat().st_ino
+    monkeypatch.setattr(Path, "replace", replace)
+    assert cnn_mnist.save(path, lambda part: part.write_text("new"))
+    assert path.read_text() == "new"
+    assert path.stat().st_ino == inode
+    assert os.listdir(tmp_path) == ["model.keras"]
+
+
+def test_what_early_stopping_brings_back_is_saved(
+    run, small_file, tmp_path, monkeypatch
+):
+    """It restores the best weights after the last epoch's save."""
+    train, best = cnn_mnist.train, []
+
+    def train_badly(model, x, y, batch_size, epochs, callbacks):
+        early = keras.callbacks.EarlyStopping(
+            monitor="loss", mode="max", patience=2, restore_best_weights=True
+        )
+        history = train(model, x, y, batch_size, epochs, [*callbacks, early])
+        best.extend(model.get_weights())
+        return history
+
+    monkeypatch.setattr(cnn_mnist, "train", train_badly)
+    path = tmp_path / "model.keras"
+    assert run("--data", small_file, "--epochs", 3, "--save-model", path).status == 0
+    saved = keras.saving.load_model(path).get_weights()
+    assert all(map(np.array_equal, saved, best))
 
 
 def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path):

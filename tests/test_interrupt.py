@@ -76,6 +76,56 @@ def test_a_second_ctrl_c_stops_at_once(start, tmp_path):
     assert os.listdir(tmp_path) == ["m.keras"]
 
 
+SAVE_WITH_CTRL_C = """
+import os, pathlib, signal, sys, cnn_mnist
+signal.signal(signal.SIGINT, {handler})
+def write(part):
+    part.write_text("half of the n")
+    signal.raise_signal(signal.SIGINT)
+    part.write_text("the new file")
+cnn_mnist.save(pathlib.Path(sys.argv[1]), write)
+print("it goes on")
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("handler", "status"),
+    [
+        ("signal.SIG_DFL", -signal.SIGINT),
+        ("signal.default_int_handler", -signal.SIGINT),
+        ("signal.SIG_IGN", 0),
+    ],
+)
+def test_ctrl_c_while_a_file_is_written_waits_for_it(tmp_path, handler, status):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            SAVE_WITH_CTRL_C.format(handler=handler),
+            tmp_path / "a.txt",
+        ],
+        cwd=SCRIPT.parent,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status
+    assert done.stdout == ("" if status else "it goes on\n")
+    assert (tmp_path / "a.txt").read_text() == "the new file"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@posix
+def test_two_ctrl_c_while_the_model_is_written_stop_at_once(start, tmp_path):
+    """The second one, too, is only held back, and not lost."""
+    process = start(PYTHONPATH=str(STUB), PRESSES="2")
+    out, _ = process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert "Test" not in out
+    assert os.listdir(tmp_path) == ["m.keras"]
+
+
 @posix
 def test_nobody_may_read_the_answer(start):
     """As after `2>&1 >log | tee err`: Ctrl-C ends tee, too."""
@@ -126,7 +176,7 @@ def train_with_ctrl_c(data):
                 signal.raise_signal(signal.SIGINT) if batch == 3 else None
             )
         )
-        with cnn_mnist.ctrl_c_stops(keras, model) as ctrl_c:
+        with cnn_mnist.ctrl_c_stops_training() as ctrl_c:
             history = cnn_mnist.train(model, *data, epochs=2, callbacks=[ctrl_c, press])
         return model, ctrl_c, {name: len(values) for name, values in history.items()}
 
@@ -176,7 +226,7 @@ def test_the_handler_is_put_back_after_a_failed_training(data):
     fail = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0)
     with (
         pytest.raises(ZeroDivisionError),
-        cnn_mnist.ctrl_c_stops(keras, model) as ctrl_c,
+        cnn_mnist.ctrl_c_stops_training() as ctrl_c,
     ):
         cnn_mnist.train(model, x, y, epochs=1, callbacks=[ctrl_c, fail])
     assert signal.getsignal(signal.SIGINT) is before
@@ -188,9 +238,11 @@ def test_the_handler_is_put_back_after_a_failed_training(data):
 def test_the_exit_status_after_ctrl_c(
     run, small_file, tmp_path, monkeypatch, disk_is_full, status
 ):
+    pressed = []
+
     def save(model, path):
-        signal.raise_signal(signal.SIGINT)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not pressed:
+            pressed.append(signal.raise_signal(signal.SIGINT))
         if disk_is_full:
             raise OSError(28, "No space left on device")
         path.touch()

@@ -23,15 +23,30 @@ def broken(function, error):
 @pytest.mark.parametrize("error", ["ValueError", "OSError", "KeyError"])
 @pytest.mark.parametrize(
     "function",
-    ["load_data", "build_model", "train", "main", "draw", "read_digit", "find_ink"],
+    [
+        "load_data",
+        "read_arrays",
+        "check_arrays",
+        "build_model",
+        "load_model",
+        "check_model",
+        "train",
+        "main",
+        "draw",
+        "open_grey",
+        "read_digit",
+        "find_ink",
+    ],
 )
-def test_a_mistake_shows_its_line(function, error, small_file, tmp_path, capsys):
+def test_a_mistake_shows_its_line(function, error, small_file, saved, tmp_path, capsys):
     image, plot = tmp_path / "one.png", tmp_path / "plot.png"
     page = Image.new("L", (60, 60), 255)
     ImageDraw.Draw(page).line((30, 10, 30, 50), 0, 7)
     page.save(image)
     flags = ["--data", small_file, "--epochs", "0"]
     flags += ["--predict", str(image), "--plot", str(plot)]
+    if function != "build_model":
+        flags += ["--load-model", str(saved)]
     with pytest.raises((ValueError, OSError, KeyError)) as found:
         broken(function, error).main(flags)
     assert found.type.__name__ == error

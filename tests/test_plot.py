@@ -1,14 +1,15 @@
 """The figure of --plot: what is on it, and that it is written as asked."""
 
-import importlib.util
+import dataclasses
 import io
 import re
+import subprocess
 import sys
 
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import RESULT
+from conftest import ENVIRONMENT, RESULT, SCRIPT
 from PIL import Image, ImageOps
 
 import cnn_mnist
@@ -58,6 +59,16 @@ def test_the_curves(digits):
         assert list(validation.get_ydata()) == HISTORY[f"val_{name}"]
         labels = [text.get_text() for text in axes.get_legend().texts]
         assert labels == ["training", "validation"]
+
+
+def test_curves_of_other_metrics_and_without_a_validation(digits):
+    history = {"mse": [3, 2], "loss": [2, 1], "auc": [0, 1], "val_auc": [1, 0]}
+    figure = cnn_mnist.draw(history, *digits, answers(digits[1], {}))
+    curves = [axes for axes in figure.axes if axes.lines]
+    assert [axes.get_ylabel() for axes in curves] == ["loss", "auc", "mse"]
+    assert [len(axes.lines) for axes in curves] == [1, 2, 1]
+    assert list(curves[1].lines[1].get_ydata()) == [1, 0]
+    assert len(figure.axes) == 3
 
 
 def test_an_epoch_is_a_whole_number(digits):
@@ -127,67 +138,84 @@ def assert_nothing_overlaps(figure):
 
 
 @pytest.fixture(scope="module")
-def readings(tmp_path_factory, digits):
+def photographs(tmp_path_factory, digits):
     """40 images of digits, some of them wide, with what was made of each."""
     folder = tmp_path_factory.mktemp("images")
-    readings = []
+    photographs = []
     for i, digit in enumerate(digits[0][:40]):
         path = folder / f"{i} with a very long name.png"
         page = Image.fromarray(np.uint8(255 - 255 * digit[..., 0]))
         ImageOps.pad(page, (28, 28 + i), color="white").save(path)
-        pages = cnn_mnist.open_grey(path), cnn_mnist.read_digit(path)
-        readings.append((path, *pages, np.eye(10)[i % 10] * 0.875))
-    return readings
+        photograph = cnn_mnist.read_photograph(path)
+        photograph.probabilities = np.eye(10)[i % 10] * 0.875
+        photographs.append(photograph)
+    return photographs
 
 
 @pytest.mark.parametrize("history", [HISTORY, {}], ids=["curves", "no curves"])
-def test_each_image_beside_what_the_network_was_shown(digits, readings, history):
+def test_each_image_beside_what_the_network_was_shown(digits, photographs, history):
     x, y = digits
-    figure = cnn_mnist.draw(history, x, y, answers(y, {5: 0.6}), readings[:3])
+    figure = cnn_mnist.draw(history, x, y, answers(y, {5: 0.6}), photographs[:3])
     assert len(titles(figure)) == 2
     assert len(figure.axes) - len(tiles(figure)) == (2 if history else 0)
     first, *pairs = tiles(figure)
     assert first.get_title().startswith("is ")
     assert len(pairs) == 6
-    for i, (path, grey, digit, _) in enumerate(readings[:3]):
+    for i, photograph in enumerate(photographs[:3]):
         page, shown = pairs[2 * i : 2 * i + 2]
-        assert page.get_title() == path.name[-12:]
+        assert page.get_title() == photograph.path.name[-12:]
         assert shown.get_title() == f"said {i}\n87.5% sure"
-        assert np.array_equal(shown.images[0].get_array(), digit[..., 0])
+        assert np.array_equal(shown.images[0].get_array(), photograph.digit[..., 0])
         # Dark ink is drawn dark, as in the tiles of MNIST.
         image = page.images[0].get_array()
-        np.testing.assert_allclose(image, 1 - np.asarray(grey) / 255)
+        np.testing.assert_allclose(image, 1 - np.asarray(photograph.page) / 255)
         for axes in (page, shown):
             assert axes.images[0].get_clim() == (0, 1)
             assert axes.get_subplotspec().get_geometry()[:2] == (1, 8)
 
 
-def test_at_most_32_images(digits, readings):
+def test_at_most_32_images_and_how_many_there_are(digits, photographs):
     x, y = digits
-    figure = cnn_mnist.draw({}, x, y, answers(y, {}), readings)
+    figure = cnn_mnist.draw({}, x, y, answers(y, {}), photographs)
     assert len(tiles(figure)) == 64
-    assert tiles(figure)[-2].get_title() == readings[31][0].name[-12:]
+    assert "32 of 40" in titles(figure)[1]
+    assert (
+        "40"
+        not in titles(cnn_mnist.draw({}, x, y, answers(y, {}), photographs[:32]))[1]
+    )
+    assert tiles(figure)[-2].get_title() == photographs[31].path.name[-12:]
 
 
 @pytest.mark.parametrize("images", [1, 5, 40])
-def test_no_text_overlaps_with_images(digits, readings, images):
+def test_no_text_overlaps_with_images(digits, photographs, images):
     x, y = digits
     wrong = answers(y, {i: 0.999 for i in range(9)})
-    assert_nothing_overlaps(cnn_mnist.draw(HISTORY, x, y, wrong, readings[:images]))
+    assert_nothing_overlaps(cnn_mnist.draw(HISTORY, x, y, wrong, photographs[:images]))
 
 
-def test_a_dollar_in_a_name_is_no_formula(digits, readings):
+def test_letters_that_the_font_lacks_cause_no_warning(
+    run, small_file, photographs, tmp_path, recwarn
+):
+    path, plot = tmp_path / "七.png", tmp_path / "plot.png"
+    path.write_bytes(photographs[7].path.read_bytes())
+    flags = ("--epochs", 0, "--predict", path, "--plot", plot)
+    assert run("--data", small_file, *flags).status == 0
+    assert [str(w.message) for w in recwarn if "Glyph" in str(w.message)] == []
+
+
+def test_a_dollar_in_a_name_is_no_formula(digits, photographs):
     x, y = digits
-    figure = cnn_mnist.draw({}, x, y, answers(y, {}), [("a$^$.png", *readings[0][1:])])
+    photograph = dataclasses.replace(photographs[0], path="a$^$.png")
+    figure = cnn_mnist.draw({}, x, y, answers(y, {}), [photograph])
     figure.savefig(io.BytesIO())
     assert tiles(figure)[0].get_title() == "a$^$.png"
 
 
 def test_an_image_that_is_gone_when_the_figure_is_drawn(
-    run, small_file, readings, tmp_path, monkeypatch
+    run, small_file, photographs, tmp_path, monkeypatch
 ):
     image, plot, train = tmp_path / "7.png", tmp_path / "plot.png", cnn_mnist.train
-    image.write_bytes(readings[7][0].read_bytes())
+    image.write_bytes(photographs[7].path.read_bytes())
 
     def train_and_lose_it(*args):
         image.unlink()
@@ -200,8 +228,8 @@ def test_an_image_that_is_gone_when_the_figure_is_drawn(
     assert plot.exists()
 
 
-def test_a_run_with_plot_and_predict(run, small_file, saved, readings, tmp_path):
-    plot, path = tmp_path / "plot.svg", readings[7][0]
+def test_a_run_with_plot_and_predict(run, small_file, saved, photographs, tmp_path):
+    plot, path = tmp_path / "plot.svg", photographs[7].path
     flags = ("--load-model", saved, "--epochs", 0, "--plot", plot, "--predict", path)
     done = run("--data", small_file, *flags)
     assert done.status == 0
@@ -252,14 +280,12 @@ def test_the_name_decides_the_format(run, small_file, tmp_path, name):
 
 @pytest.fixture
 def without(monkeypatch):
-    """A function after which a module cannot be found, nor imported."""
-    found = importlib.util.find_spec
+    """A function after which a package cannot be imported."""
 
-    def without(module):
-        monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda n: None if n == module else found(n)
-        )
+    def without(package):
+        for name in [*sys.modules, package]:
+            if name.split(".")[0] == package:
+                monkeypatch.setitem(sys.modules, name, None)
 
     return without
 
@@ -275,6 +301,26 @@ def test_a_flag_says_which_package_it_needs(
     done = run("--data", small_file, "--epochs", 0, flag, tmp_path / "plot.png")
     assert (done.status, done.out) == (2, "")
     assert f"{flag} needs {package}: pip install {package}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("flag", "module", "package"),
+    [("--plot", "matplotlib", "matplotlib"), ("--predict", "PIL", "pillow")],
+)
+def test_a_package_that_does_not_load_is_named_before_the_training(
+    tmp_path, small_file, flag, module, package
+):
+    (tmp_path / f"{module}.py").write_text("raise AttributeError('it is broken')")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--data", small_file, flag, tmp_path / "p.png"],
+        env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{flag} needs {package}" in done.stderr.splitlines()[-1]
+    assert "it is broken" in done.stderr.splitlines()[-1]
 
 
 def test_without_the_flags_neither_is_needed(run, small_file, without):

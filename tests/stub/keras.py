@@ -1,11 +1,13 @@
 """A stand-in for Keras that loads at once, for tests of the process around it.
 
 Its network learns nothing: a step of its training is a short sleep. From the
-environment it takes NOISE, code that is run as it loads, the name of its DEVICE, and for
-how many seconds it is to SLEEP in its evaluation.
+environment it takes NOISE, code that is run as it loads, the name of its DEVICE, for how
+many seconds it is to SLEEP in its evaluation, and how often Ctrl-C PRESSES happen while
+it is saved after its third epoch.
 """
 
 import os
+import signal
 import sys
 import time
 import types
@@ -29,17 +31,24 @@ layers = types.SimpleNamespace(
 Input = layers.Dense
 
 
-class LambdaCallback:
-    def __init__(self, on_train_begin=lambda *_: None, on_epoch_end=lambda *_: None):
-        self.on_train_begin, self.on_epoch_end = on_train_begin, on_epoch_end
+class Callback:
+    def on_train_begin(self, logs=None):
+        pass
+
+    def on_epoch_end(self, epoch, logs=None):
+        pass
 
 
-callbacks = types.SimpleNamespace(LambdaCallback=LambdaCallback)
+callbacks = types.SimpleNamespace(Callback=Callback)
+config = types.SimpleNamespace(
+    set_image_data_format=lambda name: None, set_floatx=lambda name: None
+)
 
 
 class Sequential:
     def __init__(self, layers):
         self.stop_training = False
+        self.epoch = 0
 
     def compile(self, *args, **kwargs):
         pass
@@ -50,23 +59,28 @@ class Sequential:
     def fit(self, x, y, batch_size, epochs, verbose, callbacks, validation_split):
         self.stop_training = False
         for callback in callbacks:
-            callback.on_train_begin({})
+            callback.model = self
+            callback.on_train_begin()
         for epoch in range(1, epochs + 1):
+            self.epoch = epoch
             print(f"Epoch {epoch}", flush=True)
             for _ in range(100):
                 time.sleep(0 if self.stop_training else 0.001)
             for callback in callbacks:
-                callback.on_epoch_end(epoch, {})
+                callback.on_epoch_end(epoch)
             if self.stop_training:
                 break
         return types.SimpleNamespace(history={})
 
     def evaluate(self, x, y, **more):
         time.sleep(float(os.environ.get("SLEEP", "0")))
-        return 0.5, 0.5
+        return {"loss": 0.5, "accuracy": 0.5}
 
     def predict(self, x, **more):
         return np.full((len(x), 10), 0.1)
 
     def save(self, path):
         path.write_text("a network")
+        if self.epoch == 3:
+            for _ in range(int(os.environ.get("PRESSES", "0"))):
+                signal.raise_signal(signal.SIGINT)
