@@ -8,6 +8,7 @@
     python3 cnn_mnist.py
 
 After 15 epochs the test accuracy is about 0.991. Other seeds give 0.989 to 0.993.
+Room 1 is the program. Rooms 2 to 7 are for those who go on.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def build_model():
     Input: float32, shape (batch, 28, 28, 1), values in [0, 1].
     Output: float32, shape (batch, 10), the probability of each digit.
     """
-    layers = keras.layers  # there is no `import keras` above: see room 6
+    layers = keras.layers  # room 6 imports keras; classes made from its own go below it
     model = keras.Sequential(
         [
             keras.Input(shape=INPUT_SHAPE),
@@ -81,7 +82,9 @@ def build_model():
         ]
     )
     model.compile(
-        loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"]
+        loss="categorical_crossentropy",
+        optimizer="adam",  # keras.optimizers.Adam(learning_rate=0.001) is the same
+        metrics=["accuracy"],
     )
     return model
 
@@ -89,7 +92,7 @@ def build_model():
 def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
     """Train the model; return a dict of loss, accuracy, val_loss and val_accuracy.
 
-    x, y: as from `load_data`. The last tenth of the images is kept for validation.
+    x, y: as from `load_data`. The last VALIDATION_SPLIT of them is for validation.
     Each value of the dict is a list with one number for each epoch.
     """
     history = model.fit(
@@ -98,14 +101,14 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
         batch_size=batch_size,
         epochs=epochs,
         validation_split=VALIDATION_SPLIT,
-        callbacks=list(callbacks),
+        callbacks=callbacks,
         verbose=verbosity(),
     )
     return history.history
 
 
 def main(argv=None):
-    """Run with the given options (default: the command line's); return the status."""
+    """Run with the options `argv`, or those of the command line; return the status."""
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
@@ -121,7 +124,7 @@ def main(argv=None):
     print_versions()
     model.summary()
 
-    batch_size = min(args.batch_size, len(x_train))  # TensorFlow refuses 10**30
+    batch_size = min(args.batch_size, len(x_train))  # TensorFlow takes no 10**30
     with ctrl_c_stops_training() as ctrl_c:
         callbacks = [model_saver(args.save_model), ctrl_c]
         history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
@@ -141,22 +144,24 @@ def main(argv=None):
 
 
 # === 2. Data and model files: reading, checking, saving ===============================
-# Read this to use files of another form, or to save something else.
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# Read this to change what is read or saved, or what is refused.
+ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
 class InputError(ValueError):
-    """A file cannot be used: its name, its content, or the package it needs."""
+    """A file cannot be used, or a package that it needs is missing."""
 
 
 @contextlib.contextmanager
 def reading(path):
-    """Turn whatever goes wrong while a file is read into an InputError of one line.
+    """Raise InputError, in one line, for any error while a file is read.
 
-    Only the call that decodes the file belongs in it: our own mistakes are no InputError.
+    Wrap only the call that decodes the file: our own mistakes keep their traceback.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # a warning is no error
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # odd files are read all the same
             yield
     except Exception as error:  # damaged files raise errors of many kinds
         raise InputError(f"cannot read {path}: {reason_of(error)}") from error
@@ -171,7 +176,8 @@ def reason_of(error):
 def check_zip(path):
     """Raise InputError unless the file is a zip archive, as .npz and .keras files are.
 
-    NumPy takes any other file for a pickle, and Keras says that it does not exist.
+    The libraries' own answers mislead: NumPy takes any other file for a pickle, and
+    Keras says that the file does not exist.
     """
     with reading(path):
         zipfile.ZipFile(path).close()
@@ -179,17 +185,19 @@ def check_zip(path):
 
 def read_arrays(path=DATA):
     """Return the uint8 arrays x_train, y_train, x_test, y_test, as `load_data` says."""
-    if path == DATA and not DATA.exists():
+    if Path(path) == DATA and not DATA.exists():
         source = f"keras.datasets.mnist (there is no {DATA}; --data takes another file)"
-        download = keras.datasets.mnist.load_data
-        with reading(source), contextlib.redirect_stdout(sys.stderr):  # a progress bar
+        download = keras.datasets.mnist.load_data  # a broken Keras is no broken file
+        # Its progress bar is no result, so it goes to standard error.
+        with reading(source), contextlib.redirect_stdout(sys.stderr):
             (x_train, y_train), (x_test, y_test) = download()
         arrays = [x_train, y_train, x_test, y_test]
     else:
         source = path
         check_zip(path)
         with reading(path), np.load(path) as archive:
-            arrays = [np.asarray(archive[name]) for name in ARRAYS]
+            # A member that is no array comes as bytes.
+            arrays = [np.asarray(archive[name]) for name in ARRAY_NAMES]
     check_arrays(source, *arrays)
     return arrays
 
@@ -197,7 +205,8 @@ def read_arrays(path=DATA):
 def check_arrays(source, x_train, y_train, x_test, y_test):
     """Raise InputError unless the arrays are images and labels for the network."""
     rows, columns, _ = INPUT_SHAPE
-    for name, array, shape in (  # a wrong shape of labels makes that of images wrong
+    for name, array, shape in (
+        # The labels first: their number says how many images there must be.
         ("y_train", y_train, (y_train.size,)),
         ("y_test", y_test, (y_test.size,)),
         ("x_train", x_train, (y_train.size, rows, columns)),
@@ -207,7 +216,7 @@ def check_arrays(source, x_train, y_train, x_test, y_test):
             found = f"{array.dtype} {array.shape}"
             raise InputError(f"{source}: {name} is {found}, not uint8 {shape}")
 
-    if len(x_train) < 10:  # then a tenth is a whole image
+    if len(x_train) < 10:  # a tenth of them is held out
         raise InputError(f"{source}: needs at least 10 images to train")
     if len(x_test) < 1:
         raise InputError(f"{source}: needs at least 1 image to test")
@@ -223,7 +232,7 @@ def load_model(path):
     Raises InputError if there is none, if Keras's safe mode rejects it, or if the model
     does not do what `check_model` asks.
     """
-    load = keras.saving.load_model
+    load = keras.saving.load_model  # a broken Keras is no broken file
     check_zip(path)
     with reading(path):
         model = load(path, safe_mode=True)
@@ -232,29 +241,31 @@ def load_model(path):
 
 
 def check_model(path, model):
-    """Raise InputError unless the model turns images into probabilities, and learns.
+    """Raise InputError unless the model gives probabilities, and has a loss to learn by.
 
-    It tries the model on noise, as a model's configuration may be written in many ways.
+    We try the model on noise. Its configuration could say the same in many ways.
     """
-    shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
-    if shapes != ((None, *INPUT_SHAPE), (None, NUM_CLASSES)):
-        found = f"{shapes[0]} to {shapes[1]}"
-        expected = f"{INPUT_SHAPE} to {NUM_CLASSES}"
-        raise InputError(f"cannot read {path}: it maps {found}, not {expected}")
+    found = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
+    expected = ((None, *INPUT_SHAPE), (None, NUM_CLASSES))
+    if found != expected:
+        maps = f"it maps {found[0]} to {found[1]}, not {expected[0]} to {expected[1]}"
+        raise InputError(f"cannot read {path}: {maps}")
 
-    images = np.random.default_rng(0).random((NUM_CLASSES, *INPUT_SHAPE), "float32")
+    noise = np.random.default_rng(seed=0)
+    images = noise.random(size=(NUM_CLASSES, *INPUT_SHAPE), dtype="float32")
     labels = np.eye(NUM_CLASSES, dtype="float32")
-    probabilities = np.asarray(model.predict(images, verbose=0), "float32")
-    if not np.allclose(probabilities.sum(axis=1), 1, atol=0.01):  # bfloat16 is coarse
-        raise InputError(f"cannot read {path}: its outputs are no probabilities")
+    probabilities = np.asarray(model.predict(images, verbose=0), dtype="float32")
+    sums = probabilities.sum(axis=1)
+    if not np.allclose(sums, 1, atol=0.01):  # numbers of 16 bits are not exact
+        raise InputError(f"cannot read {path}: its outputs are not probabilities")
 
     try:
         results = model.evaluate(images, labels, verbose=0, return_dict=True)
-    except Exception as error:  # not compiled, without a loss, for other labels
+    except Exception as error:  # it is not compiled, has no loss, or wants integers
         reason = f"it cannot be evaluated with one-hot labels: {reason_of(error)}"
         raise InputError(f"cannot read {path}: {reason}") from error
     accuracy = np.mean(probabilities.argmax(axis=1) == labels.argmax(axis=1))
-    if not np.isclose(results.get("accuracy", accuracy), accuracy):
+    if "accuracy" in results and not np.isclose(results["accuracy"], accuracy):
         raise InputError(f"cannot read {path}: its accuracy is not for one-hot labels")
 
 
@@ -273,7 +284,8 @@ def write_files(args, model, history, x, y, photographs):
     """Write the files that the options ask for; return whether all could be written."""
     outcomes = []
     if args.save_model:
-        # Once more, as EarlyStopping may have brought the best weights back.
+        # Once more: there may have been no epoch, or keras.callbacks.EarlyStopping may
+        # have restored the best weights after the last one.
         outcomes.append(save(args.save_model, model.save))
     if args.plot:
         outcomes.append(save_figure(args.plot, model, history, x, y, photographs))
@@ -283,31 +295,33 @@ def write_files(args, model, history, x, y, photographs):
 def save(path, write):
     """Let `write` fill a new file, then move it to `path`. Return whether it worked.
 
-    So there is never half a file at `path`. Ctrl-C waits until the new one is in place.
+    So a crash leaves no half-written file at `path`, and Ctrl-C waits until it is whole.
     """
-    target = Path(os.path.realpath(path))  # so that a link stays a link
+    target = Path(os.path.realpath(path))  # a link stays a link
     try:
         with (
             ctrl_c_waits(),
             TemporaryDirectory(prefix=".mnist.", dir=target.parent) as folder,
         ):
-            new = Path(folder, "new" + path.suffix)  # Keras wants a .keras
-            write(new)
-            put_in_place(new, target)
+            new_file = Path(folder, "new" + path.suffix)  # Keras takes only .keras
+            write(new_file)
+            put_in_place(new_file, target)
     except OSError as error:
         print(f"\ncannot write {path}: {error.strerror or error}", file=sys.stderr)
         return False
     return True
 
 
-def put_in_place(new, target):
-    """Move the file `new` to `target`, with the permissions of the file that is there."""
+def put_in_place(new_file, target):
+    """Move `new_file` to `target`. A file that was there passes its permissions on."""
     with contextlib.suppress(FileNotFoundError):
-        shutil.copymode(target, new)
+        shutil.copymode(target, new_file)
     try:
-        new.replace(target)
-    except OSError:  # a file that Docker mounts: it can be written, but not replaced
-        shutil.copyfile(new, target)
+        new_file.replace(target)
+    except (
+        OSError
+    ):  # Docker can mount a file so that it is writable but not replaceable
+        shutil.copyfile(new_file, target)
 
 
 # === 3. Your own photographs: from an image file to a digit as MNIST has it ===========
@@ -414,16 +428,18 @@ def read_digit(path, page=None):
 
 
 # === 4. The figure of --plot: curves, mistakes, photographs ===========================
-# Read this to draw something else.
+# Read this to draw something else, or in another format.
 TILES_IN_A_ROW = 8
-MOST_TILES = 32  # of mistakes, and of photographs: more would make a very long figure
-FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+MOST_IMAGES = (
+    32  # of the mistakes, and of the photographs: more make the figure too long
+)
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf", ".PNG", ".SVG", ".PDF")
 
 
-def save_figure(path, model, history, x, y, photographs):
+def save_figure(path, model, history, x_test, y_test, photographs):
     """Draw the results to a file; return whether that worked. Arguments as in `draw`."""
-    probabilities = model.predict(x, batch_size=BATCH_SIZE, verbose=0)
-    figure = draw(history, x, y, probabilities, photographs)
+    probabilities = model.predict(x_test, verbose=0)
+    figure = draw(history, x_test, y_test, probabilities, photographs)
     with warnings.catch_warnings():
         # The font may lack the letters of a file's name: then it draws boxes.
         warnings.filterwarnings("ignore", message="Glyph")
@@ -438,99 +454,89 @@ def draw(history, x, y, probabilities, photographs=()):
     """
     from matplotlib.figure import Figure
 
-    sheets = [mistakes_sheet(x, y, probabilities)]
+    groups = [mistakes(x, y, probabilities)]
     if photographs:
-        sheets.append(photographs_sheet(photographs))
-    heights = [0.5 + 1.15 * rows_of_tiles(tiles) for _, tiles in sheets]  # in inches
-    metrics = [name for name in history if not name.startswith("val_")]
-    if metrics:
-        heights.insert(0, 3.0 * math.ceil(len(metrics) / 2))
+        groups.append(pages_and_digits(photographs))
+    curves = loss_first(name for name in history if not name.startswith("val_"))
 
+    heights = [3.0 * math.ceil(len(curves) / 2)] if curves else []  # in inches
+    for _, tiles in groups:
+        heights.append(0.5 + 1.15 * math.ceil(len(tiles) / TILES_IN_A_ROW))
     figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
-    parts = figure.subfigures(len(heights), height_ratios=heights, squeeze=False)
-    parts = list(parts.flat)
-    if metrics:
-        draw_curves(parts.pop(0), metrics, history)
-    for part, (title, tiles) in zip(parts, sheets):
-        draw_tiles(part, title, tiles)
+    subfigures = figure.subfigures(len(heights), height_ratios=heights, squeeze=False)
+    subfigures = iter(subfigures.flat)
+    if curves:
+        draw_curves(next(subfigures), curves, history)
+    for title, tiles in groups:
+        draw_tiles(next(subfigures), title, tiles)
     return figure
 
 
-def mistakes_sheet(x, y, probabilities):
+def mistakes(x, y, probabilities):
     """Return a title, and a tile (image, caption) for each digit that is misread."""
     true_digits = y.argmax(axis=1)
     predicted = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != true_digits)
-    most_confident_first = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
 
     tiles = []
-    for i in most_confident_first[:MOST_TILES]:
+    for i in wrong[:MOST_IMAGES]:
         caption = f"is {true_digits[i]}, said {predicted[i]}\n{confidence[i]:.1%} sure"
         tiles.append((x[i], caption))
-    title = f"{len(wrong):,} of {len(x):,} test images wrong, the most confident first"
-    return title + shown_of(len(wrong)), tiles
+    title = f"{len(wrong):,} of {len(x):,} test images wrong"
+    return f"{title}; the {len(tiles)} most confident answers:", tiles
 
 
-def photographs_sheet(photographs):
+def pages_and_digits(photographs):
     """Return a title, and two tiles for each photograph: the page, and its digit."""
+    shown = photographs[:MOST_IMAGES]
     tiles = []
-    for photograph in photographs[:MOST_TILES]:
-        ink = 1 - np.asarray(photograph.page) / 255
-        name = Path(photograph.path).name[-12:]
-        tiles.append((ink, name.encode(errors="replace").decode()))
+    for photograph in shown:
+        name = Path(photograph.path).name[-12:]  # as long as a tile is wide
+        name = name.encode(errors="replace").decode()  # it may not be UTF-8
+        tiles.append((1 - np.asarray(photograph.page) / 255, name))
         answer = photograph.probabilities
         caption = f"said {answer.argmax()}\n{answer.max():.1%} sure"
         tiles.append((photograph.digit, caption))
-    title = "Your images, and what the network was shown"
-    return title + shown_of(len(photographs)), tiles
+    title = f"{len(shown)} of your {len(photographs)} images"
+    return f"{title}, each beside what the network was shown:", tiles
 
 
-def shown_of(number):
-    """Return the end of a title, which says if not all images are drawn."""
-    return f" ({MOST_TILES} of {number:,} shown):" if number > MOST_TILES else ":"
-
-
-def draw_curves(part, metrics, history):
-    """Draw each metric over the epochs, two in a row, beside that of the validation."""
-    rows = math.ceil(len(metrics) / 2)
-    grid = part.subplots(rows, 2, squeeze=False)
-    for axes, name in zip(grid.flat, ["loss", *sorted({*metrics} - {"loss"})]):
+def draw_curves(subfigure, curves, history):
+    """Draw the numbers of each epoch, two diagrams in a row."""
+    for position, name in enumerate(curves, start=1):
+        axes = subfigure.add_subplot(math.ceil(len(curves) / 2), 2, position)
         epochs = range(1, len(history[name]) + 1)
         axes.plot(epochs, history[name], "o-", label="training")
-        validation = history.get("val_" + name)
-        if validation:
+        validation = history.get("val_" + name, [])
+        if len(validation) == len(epochs):  # there may be none, or not in each epoch
             axes.plot(epochs, validation, "s--", label="validation")
         axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.legend()
-    for axes in grid.flat[len(metrics) :]:
-        axes.remove()
 
 
-def draw_tiles(part, title, tiles):
-    """Draw images in rows, paper white and ink black, each under its caption."""
-    part.suptitle(title)
+def draw_tiles(subfigure, title, tiles):
+    """Draw images in rows, paper white and ink black, with their captions."""
+    subfigure.suptitle(title)
+    rows = math.ceil(len(tiles) / TILES_IN_A_ROW)
     for position, (image, caption) in enumerate(tiles, start=1):
-        axes = part.add_subplot(rows_of_tiles(tiles), TILES_IN_A_ROW, position)
+        axes = subfigure.add_subplot(rows, TILES_IN_A_ROW, position)
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-        axes.set_title(caption, fontsize=9, pad=2, parse_math=False)  # $ in a name
+        axes.set_title(caption, fontsize=9, pad=2, parse_math=False)  # a name with $
         axes.axis("off")
 
 
-def rows_of_tiles(tiles):
-    return math.ceil(len(tiles) / TILES_IN_A_ROW)
-
-
 # === 5. The command line: options, and what is printed ================================
-# Read this to add an option.
+# Read this to add an option, or to print something else.
 def parse_args(argv=None):
     """Return the options; a wrong one exits with status 2, as argparse does."""
     parser = option_parser()
     args = parser.parse_args(argv)
     if args.epochs < 0 or args.batch_size < 1 or not 0 <= args.seed < 2**32:
         parser.error("needs --epochs >= 0, --batch-size >= 1 and 0 <= --seed < 2**32")
-    args.predict = [path for pattern in args.predict for path in expanded(pattern)]
+    args.predict = expand_patterns(args.predict)
     try:
         if args.plot:
             check_package("--plot", "matplotlib", module="matplotlib.figure")
@@ -556,15 +562,17 @@ def option_parser():
         ("--batch-size", BATCH_SIZE, "images in a training step"),
         ("--seed", SEED, "seed of weights, shuffling and dropout"),
     ):
-        text = f"{text} (default: {default})"
-        parser.add_argument(option, type=int, default=default, help=text)
+        help_text = f"{text} (default: {default})"
+        parser.add_argument(option, type=int, default=default, help=help_text)
     parser.add_argument(
         "--data",
+        type=Path,
+        metavar="FILE",
         default=DATA,
         help="the .npz file to train and test on (default: mnist.npz beside the script)",
     )
     for option, text in (
-        ("--load-model", "start from this .keras model, not from a new one"),
+        ("--load-model", "resume from this .keras model"),
         ("--save-model", "save to this .keras file after every epoch"),
         ("--plot", "draw the results to this .png, .svg or .pdf file"),
     ):
@@ -580,15 +588,23 @@ def option_parser():
     return parser
 
 
-def expanded(pattern):
-    """Return the files that a pattern such as *.png names: Windows leaves that to us."""
-    if os.path.exists(pattern):
-        return [pattern]
-    return sorted(glob.glob(pattern)) or [pattern]
+def expand_patterns(names):
+    """Return the names, with the files that match in place of a pattern such as *.png.
+
+    Windows leaves that to the program.
+    """
+    paths = []
+    for name in names:
+        matches = [] if os.path.exists(name) else sorted(glob.glob(name))
+        paths.extend(matches or [name])
+    return paths
 
 
 def check_package(option, package, module):
-    """Raise InputError unless the package loads: better now than after the training."""
+    """Raise InputError unless the package can be imported.
+
+    Without this, the user would learn it only after the training.
+    """
     try:
         importlib.import_module(module)
     except Exception as error:  # not installed, or installed and broken
@@ -600,12 +616,12 @@ def check_output(path, suffixes, args):
     """Raise InputError if there is a path, and writing to it would fail or do harm."""
     if path is None:
         return
-    suffix = path.suffix if ".keras" in suffixes else path.suffix.lower()  # for Keras
-    if suffix not in suffixes:
-        names = " ".join(suffixes)
-        raise InputError(f"cannot write {path}: its name must end in {names}")
+    if path.suffix not in suffixes:
+        endings = " ".join(suffixes)
+        raise InputError(f"cannot write {path}: its name must end in {endings}")
+    folder = os.path.dirname(os.path.realpath(path))
     try:
-        TemporaryDirectory(dir=os.path.dirname(os.path.realpath(path))).cleanup()
+        TemporaryDirectory(dir=folder).cleanup()  # fails if no file can be made there
         with contextlib.suppress(FileNotFoundError):
             path.open("r+b").close()  # fails on a folder or a read-only file
     except OSError as error:
@@ -617,10 +633,10 @@ def check_output(path, suffixes, args):
 
 def verbosity():
     """Return how `fit` shows its progress: 1 a bar, 2 a line an epoch, 0 nothing."""
-    if sys.stdout is None or sys.stdout.closed:  # as in a program with windows only
+    if sys.stdout is None or sys.stdout.closed:  # a program without a terminal
         return 0
-    in_a_notebook = hasattr(sys, "ps1")
-    if sys.stdout.isatty() or in_a_notebook:
+    is_interactive = hasattr(sys, "ps1")  # a notebook, or Python's prompt
+    if sys.stdout.isatty() or is_interactive:
         return 1
     return 2
 
@@ -637,14 +653,22 @@ def print_versions():
 
 
 def print_results(results):
-    """Print the loss, then each metric that was measured; of several values the mean."""
-    others = sorted(name for name in results if name != "loss")
-    for name in ["loss", *others]:
+    """Print the loss, then each metric. One with a value for each class gives the mean."""
+    for name in loss_first(results):
         print(f"Test {name}: {np.mean(results[name]):.4f}")
 
 
+def loss_first(names):
+    """Return the names in the order of the alphabet, but the loss before the metrics."""
+    return sorted(names, key=lambda name: (name != "loss", name))
+
+
 def printable(text):
-    """Return the text with escapes for what standard output cannot encode."""
+    """Return the text with escapes for what standard output cannot encode.
+
+    An error handler of the stream would do it, too. But then Keras would not notice that
+    it has to draw its progress bar with other signs.
+    """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
@@ -652,9 +676,9 @@ def printable(text):
 # === 6. What TensorFlow, Keras and Linux need =========================================
 # Rarely worth changing. It keeps the screen quiet, Ctrl-C safe and the training fast.
 class LateKeras:
-    """Stands for the module keras, and loads it when it is first used.
+    """Stands for the module keras, and imports it when something of it is first used.
 
-    It takes seconds to load, and a wrong option is answered without it.
+    The import takes seconds. A wrong option gets its answer without it.
     """
 
     def __getattr__(self, name):
@@ -668,21 +692,24 @@ keras = LateKeras()
 def load_keras():
     """Import Keras quietly and return the module, set to what `build_model` assumes.
 
-    Without a GPU, TensorFlow prints alarming lines that no setting turns off (its issue
-    100442). So standard error is off meanwhile, unless TF_CPP_MIN_LOG_LEVEL is set.
+    Without a GPU, TensorFlow prints alarming lines, and no setting turns them off
+    (TensorFlow's issue 100442). So we silence standard error during the import, unless
+    the user has set TF_CPP_MIN_LOG_LEVEL.
     """
-    is_quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no information
+    silence = stderr_silenced()
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        silence = contextlib.nullcontext()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, no mere information
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # memory as needed
-    with stderr_silenced() if is_quiet else contextlib.nullcontext():
-        try:
+    try:
+        with silence:
             import keras
 
             keras.ops.zeros(())  # looks for a GPU, which prints some of these lines
-        except Exception as error:
-            error.add_note("TF_CPP_MIN_LOG_LEVEL=0 in the environment may show more.")
-            raise
+    except Exception as error:
+        error.add_note("TF_CPP_MIN_LOG_LEVEL=0 in the environment may show more.")
+        raise
     # An old keras.json in the user's folder may say otherwise.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
@@ -691,7 +718,7 @@ def load_keras():
 
 @contextlib.contextmanager
 def stderr_silenced():
-    """Send to nowhere what is written to standard error, by C++ code too."""
+    """Discard what is written to standard error, by C++ code too."""
     try:
         stderr = os.dup(2)
     except OSError:  # it is closed: nothing can be written to it
@@ -708,10 +735,10 @@ def stderr_silenced():
 
 @contextlib.contextmanager
 def ctrl_c_stops_training():
-    """Let Ctrl-C end the training after the current step, and a second one at once.
+    """Ctrl-C ends the training after the current step, and a second one at once.
 
-    Yields the callback for fit; its `pressed` says whether Ctrl-C was pressed. Python
-    loses a KeyboardInterrupt raised in a destructor, so we install a signal handler.
+    Yields the callback for fit. Its `pressed` says whether Ctrl-C was pressed. A signal
+    handler is surer than `except KeyboardInterrupt`, which Python loses now and then.
     """
     previous = signal.getsignal(signal.SIGINT)
 
@@ -719,17 +746,18 @@ def ctrl_c_stops_training():
         pressed = False
 
         def on_train_begin(self, logs=None):
-            # Not earlier, as fit() first sets stop_training to False.
-            if ctrl_c_can_be_handled():
+            # Not earlier: fit() begins by setting stop_training to False.
+            if may_handle_ctrl_c():
                 signal.signal(signal.SIGINT, self.stop)
 
         def stop(self, signum, frame):
             signal.signal(signal.SIGINT, previous)
             self.pressed = True
             self.model.stop_training = True
-            answer = "\nStopping after this step. Ctrl-C again: at once."
-            with contextlib.suppress(OSError, ValueError):  # nobody may read it
-                print(answer, file=sys.stderr)
+            message = "\nStopping after this step. Ctrl-C again: at once."
+            # Standard error may be closed, or busy with a message just now.
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                print(message, file=sys.stderr)
 
     ctrl_c = CtrlC()
     try:
@@ -742,11 +770,13 @@ def ctrl_c_stops_training():
 @contextlib.contextmanager
 def ctrl_c_waits():
     """Hold Ctrl-C back until the end of the block."""
-    if not ctrl_c_can_be_handled():
+    if not may_handle_ctrl_c():
         yield
         return
     presses = []
-    previous = signal.signal(signal.SIGINT, lambda *press: presses.append(press))
+    previous = signal.signal(
+        signal.SIGINT, lambda signum, frame: presses.append(signum)
+    )
     try:
         yield
     finally:
@@ -755,10 +785,10 @@ def ctrl_c_waits():
             signal.raise_signal(signal.SIGINT)
 
 
-def ctrl_c_can_be_handled():
-    """Return whether Ctrl-C is not ignored, and Python lets us handle it here."""
+def may_handle_ctrl_c():
+    """Return whether we may: in the main thread, and unless Ctrl-C is to be ignored."""
     in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)  # None: not one of Python's
+    handler = signal.getsignal(signal.SIGINT)  # None: one that Python cannot put back
     return in_main_thread and handler not in (None, signal.SIG_IGN)
 
 
@@ -774,7 +804,7 @@ def become_batch_work():
 
 
 # === 7. The start =====================================================================
-# What the process needs before `main` and after it. Rarely worth changing, too.
+# What the process needs before `main` and after it. This, too, is rarely worth changing.
 def run_as_program():
     """Prepare the process, call `main`, and end with its status."""
     if hasattr(sys, "ps1"):  # %run in a notebook: the process is not ours to change
@@ -783,7 +813,8 @@ def run_as_program():
         # Outside `model.fit`, Ctrl-C ends the process at once, without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     open_closed_streams()
-    faulthandler.enable(os.dup(2))  # shows where, if a library crashes the process
+    # Shows where a library crashes the process; a copy, as load_keras turns 2 off.
+    faulthandler.enable(os.dup(2))
     become_batch_work()
     try:
         status = main()
@@ -796,7 +827,10 @@ def run_as_program():
 
 
 def open_closed_streams():
-    """Open to nowhere each standard stream that was closed from the start."""
+    """Open the null device for each standard stream that was closed from the start.
+
+    In this order, as each takes the lowest number that is free: 0, 1 or 2.
+    """
     nowhere = Path(os.devnull)
     if sys.stdin is None:
         sys.stdin = nowhere.open()

@@ -15,7 +15,7 @@ LOSS = '"categorical_crossentropy"'
 FIRST = 'layers.Conv2D(32, kernel_size=(3, 3), activation="relu"),'
 SECOND = 'layers.Conv2D(64, kernel_size=(3, 3), activation="relu"),'
 DROPOUT = "layers.Dropout(0.5),"
-CALLBACKS = "callbacks=list(callbacks),"
+CALLBACKS = "callbacks=callbacks,"
 POLICY = 'set_global_policy("mixed_bfloat16")'
 INPUT = "keras.Input(shape=INPUT_SHAPE),"
 

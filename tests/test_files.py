@@ -152,7 +152,7 @@ BAD_MODELS = {
             keras.layers.Dense(10),
             **COMPILE,
         ),
-        "maps (None, 32, 32, 1) to (None, 10), not (28, 28, 1) to 10",
+        "maps (None, 32, 32, 1) to (None, 10), not (None, 28, 28, 1) to (None, 10)",
     ),
     "no channel axis": (
         saved_network(
@@ -188,7 +188,7 @@ BAD_MODELS = {
             keras.layers.Dense(10),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         ),
-        "no probabilities",
+        "not probabilities",
     ),
     "each probability for itself": (
         saved_network(
@@ -196,7 +196,7 @@ BAD_MODELS = {
             keras.layers.Dense(10, activation="sigmoid"),
             loss="binary_crossentropy",
         ),
-        "no probabilities",
+        "not probabilities",
     ),
     "weights that are no numbers": (
         saved_network(
@@ -208,7 +208,7 @@ BAD_MODELS = {
             ),
             **COMPILE,
         ),
-        "no probabilities",
+        "not probabilities",
     ),
 }
 

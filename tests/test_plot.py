@@ -178,12 +178,8 @@ def test_at_most_32_images_and_how_many_there_are(digits, photographs):
     x, y = digits
     figure = cnn_mnist.draw({}, x, y, answers(y, {}), photographs)
     assert len(tiles(figure)) == 64
-    assert "32 of 40" in titles(figure)[1]
-    assert (
-        "40"
-        not in titles(cnn_mnist.draw({}, x, y, answers(y, {}), photographs[:32]))[1]
-    )
     assert tiles(figure)[-2].get_title() == photographs[31].path.name[-12:]
+    assert {"32", "40"} <= {*titles(figure)[1].split()}
 
 
 @pytest.mark.parametrize("images", [1, 5, 40])
