@@ -8,16 +8,17 @@
     python3 cnn_mnist.py
 
 After 15 epochs the test accuracy is about 0.991. Other seeds give 0.989 to 0.993.
-Room 1 is the program. Rooms 2 to 7 are for those who go on.
+Room 1 is the program. Rooms 2 to 8 are for those who go on.
 """
 
 import argparse
+import base64
 import contextlib
-import dataclasses
 import faulthandler
 import functools
 import glob
 import importlib
+import json
 import math
 import os
 import shutil
@@ -47,7 +48,6 @@ def load_data(path=DATA):
     x: float32, shape (n, 28, 28, 1), values in [0, 1]; y: float32, (n, 10), one-hot.
     path: an .npz file of uint8 arrays: x_train, x_test, shape (n, 28, 28), and y_train,
         y_test, shape (n,), values 0 to 9. Keras downloads MNIST if DATA is missing.
-
     Raises InputError, a ValueError. Source: the MNIST database of LeCun and Cortes.
     """
     x_train, y_train, x_test, y_test = read_arrays(path)
@@ -68,7 +68,7 @@ def build_model():
     Input: float32, shape (batch, 28, 28, 1), values in [0, 1].
     Output: float32, shape (batch, 10), the probability of each digit.
     """
-    layers = keras.layers  # room 6 imports keras; classes made from its own go below it
+    layers = keras.layers  # imported late, by room 7
     model = keras.Sequential(
         [
             keras.Input(shape=INPUT_SHAPE),
@@ -112,11 +112,13 @@ def main(argv=None):
     args = parse_args(argv)
     try:
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
-        photographs = [read_photograph(path) for path in args.predict]
+        photographs = [Photograph(path) for path in args.predict]
         if args.load_model:
             check_zip(args.load_model)  # before Keras loads, which takes seconds
         keras.utils.set_random_seed(args.seed)
         model = load_model(args.load_model) if args.load_model else build_model()
+        if args.page:
+            page_of(model)  # before the training, as it may raise InputError
     except InputError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
         return 2
@@ -260,13 +262,10 @@ def check_model(path, model):
         raise InputError(f"cannot read {path}: its outputs are not probabilities")
 
     try:
-        results = model.evaluate(images, labels, verbose=0, return_dict=True)
+        model.evaluate(images, labels, verbose=0)
     except Exception as error:  # it is not compiled, has no loss, or wants integers
         reason = f"it cannot be evaluated with one-hot labels: {reason_of(error)}"
         raise InputError(f"cannot read {path}: {reason}") from error
-    accuracy = np.mean(probabilities.argmax(axis=1) == labels.argmax(axis=1))
-    if "accuracy" in results and not np.isclose(results["accuracy"], accuracy):
-        raise InputError(f"cannot read {path}: its accuracy is not for one-hot labels")
 
 
 def model_saver(path):
@@ -289,6 +288,9 @@ def write_files(args, model, history, x, y, photographs):
         outcomes.append(save(args.save_model, model.save))
     if args.plot:
         outcomes.append(save_figure(args.plot, model, history, x, y, photographs))
+    if args.page:
+        page = page_of(model)
+        outcomes.append(save(args.page, lambda file: file.write_text(page, "utf-8")))
     return all(outcomes)
 
 
@@ -326,20 +328,17 @@ def put_in_place(new_file, target):
 
 # === 3. Your own photographs: from an image file to a digit as MNIST has it ===========
 # Read this if your handwriting is misread.
-@dataclasses.dataclass
 class Photograph:
-    """An image of a digit: its file, what was made of it, and what the network says."""
+    """An image of a digit: its file, what was made of it, and what the network says.
 
-    path: str
-    page: object  # the grey Pillow image
-    digit: np.ndarray  # as from `read_digit`
-    probabilities: np.ndarray | None = None  # float32, shape (10,)
+    Raises InputError if the file is no image, or if there is no digit on it.
+    """
 
-
-def read_photograph(path):
-    """Return the Photograph of a file; raise InputError if there is no digit on it."""
-    page = open_grey(path)
-    return Photograph(path, page, read_digit(path, page))
+    def __init__(self, path):
+        self.path = path
+        self.page = open_grey(path)
+        self.digit = read_digit(path, self.page)
+        self.probabilities = None  # until predict_photographs: float32, shape (10,)
 
 
 def predict_photographs(model, photographs):
@@ -457,7 +456,7 @@ def draw(history, x, y, probabilities, photographs=()):
     groups = [mistakes(x, y, probabilities)]
     if photographs:
         groups.append(pages_and_digits(photographs))
-    curves = loss_first(name for name in history if not name.startswith("val_"))
+    curves = [name for name in history if not name.startswith("val_")]
 
     heights = [3.0 * math.ceil(len(curves) / 2)] if curves else []  # in inches
     for _, tiles in groups:
@@ -528,7 +527,59 @@ def draw_tiles(subfigure, title, tiles):
         axes.axis("off")
 
 
-# === 5. The command line: options, and what is printed ================================
+# === 5. The page of --page: draw.html with this network in it =========================
+# Read this if you use a layer that draw.html does not know yet.
+PAGE = Path(__file__).resolve().with_name("draw.html")
+PAGE_LAYERS = ("Conv2D", "MaxPooling2D", "Flatten", "Dropout", "Dense")
+PAGE_ACTIVATIONS = ("linear", "relu", "softmax", "gelu", "tanh", "sigmoid")
+
+
+def page_of(model):
+    """Return the text of draw.html with the network of this model in it.
+
+    Raises InputError if there is no draw.html, or if it does not know a layer.
+    """
+    with reading(PAGE):
+        page = PAGE.read_text(encoding="utf-8")
+    page, network_starts, old_network = page.partition('id="network">')
+    _, network_ends, end_of_page = old_network.partition("</script>")
+    if not network_ends:
+        raise InputError(f"cannot read {PAGE}: there is no network in it to replace")
+
+    if not model.built:  # a Sequential model without an Input
+        model.build((None, *INPUT_SHAPE))
+    layers = [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
+    if getattr(layers[-1], "activation", None) is not keras.activations.softmax:
+        raise InputError("draw.html needs a last layer with softmax")
+    arrays = [array for layer in layers for array in layer.get_weights()]
+    weights = b"".join(array.astype("<f4").tobytes() for array in arrays)
+    network = {
+        "layers": [page_layer(layer) for layer in layers],
+        "weights": base64.b64encode(weights).decode(),
+    }
+    text = json.dumps(network).replace("<", r"\u003c")  # so that no tag ends within it
+    return page + network_starts + text + network_ends + end_of_page
+
+
+def page_layer(layer):
+    """Return what draw.html needs to know of a layer, as a dict without its weights."""
+    kind = type(layer).__name__
+    config = layer.get_config()
+    usual = {"data_format": "channels_last", "dilation_rate": (1, 1), "groups": 1}
+    is_usual = all(config.get(name, value) == value for name, value in usual.items())
+    is_flat = len(layer.input.shape) == 2
+    if kind not in PAGE_LAYERS or not is_usual or (kind == "Dense" and not is_flat):
+        raise InputError(f"draw.html does not know the layer {layer.name} ({kind})")
+    if config.get("activation", "linear") not in PAGE_ACTIVATIONS:
+        raise InputError(f"draw.html does not know the activation of {layer.name}")
+    config["class"] = kind
+    config["input_shape"] = layer.input.shape[1:]
+    config["output_shape"] = layer.output.shape[1:]
+    config["weights"] = [array.shape for array in layer.get_weights()]
+    return config
+
+
+# === 6. The command line: options, and what is printed ================================
 # Read this to add an option, or to print something else.
 def parse_args(argv=None):
     """Return the options; a wrong one exits with status 2, as argparse does."""
@@ -544,6 +595,7 @@ def parse_args(argv=None):
             check_package("--predict", "pillow", module="PIL.Image")
         check_output(args.save_model, [".keras"], args)
         check_output(args.plot, FIGURE_SUFFIXES, args)
+        check_output(args.page, [".html"], args)
     except InputError as error:
         parser.error(error)
     return args
@@ -575,6 +627,7 @@ def option_parser():
         ("--load-model", "resume from this .keras model"),
         ("--save-model", "save to this .keras file after every epoch"),
         ("--plot", "draw the results to this .png, .svg or .pdf file"),
+        ("--page", "write draw.html with the trained network to this .html file"),
     ):
         parser.add_argument(option, type=Path, metavar="FILE", help=text)
     parser.add_argument(
@@ -601,10 +654,7 @@ def expand_patterns(names):
 
 
 def check_package(option, package, module):
-    """Raise InputError unless the package can be imported.
-
-    Without this, the user would learn it only after the training.
-    """
+    """Raise InputError unless the package can be imported: now, not after the training."""
     try:
         importlib.import_module(module)
     except Exception as error:  # not installed, or installed and broken
@@ -654,31 +704,24 @@ def print_versions():
 
 def print_results(results):
     """Print the loss, then each metric. One with a value for each class gives the mean."""
-    for name in loss_first(results):
+    for name in ["loss", *sorted(results.keys() - {"loss"})]:
         print(f"Test {name}: {np.mean(results[name]):.4f}")
 
 
-def loss_first(names):
-    """Return the names in the order of the alphabet, but the loss before the metrics."""
-    return sorted(names, key=lambda name: (name != "loss", name))
-
-
 def printable(text):
-    """Return the text with escapes for what standard output cannot encode.
-
-    An error handler of the stream would do it, too. But then Keras would not notice that
-    it has to draw its progress bar with other signs.
-    """
+    """Return the text with escapes for what standard output cannot encode."""
+    # An error handler of the stream would keep Keras from drawing its bar with other signs.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 
-# === 6. What TensorFlow, Keras and Linux need =========================================
+# === 7. What TensorFlow, Keras and Linux need =========================================
 # Rarely worth changing. It keeps the screen quiet, Ctrl-C safe and the training fast.
 class LateKeras:
     """Stands for the module keras, and imports it when something of it is first used.
 
-    The import takes seconds. A wrong option gets its answer without it.
+    The import takes seconds, and a wrong option gets its answer without it. Classes of
+    your own, such as `class Noise(keras.layers.Layer)`, go below `keras = LateKeras()`.
     """
 
     def __getattr__(self, name):
@@ -803,7 +846,7 @@ def become_batch_work():
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-# === 7. The start =====================================================================
+# === 8. The start =====================================================================
 # What the process needs before `main` and after it. This, too, is rarely worth changing.
 def run_as_program():
     """Prepare the process, call `main`, and end with its status."""

@@ -172,15 +172,6 @@ BAD_MODELS = {
         saved_network(*IMAGES, PROBABILITIES, loss="sparse_categorical_crossentropy"),
         "one-hot labels",
     ),
-    "accuracy for such labels": (
-        saved_network(
-            *IMAGES,
-            PROBABILITIES,
-            loss=COMPILE["loss"],
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        ),
-        "its accuracy is not for one-hot labels",
-    ),
     "no loss": (saved_network(*IMAGES, PROBABILITIES, metrics=["accuracy"]), "No loss"),
     "scores, no probabilities": (
         saved_network(
