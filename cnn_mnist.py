@@ -551,10 +551,17 @@ def page_of(model):
     layers = [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
     if getattr(layers[-1], "activation", None) is not keras.activations.softmax:
         raise InputError("draw.html needs a last layer with softmax")
+    descriptions = [page_layer(layer) for layer in layers]
+    image = values = np.ones((1, *INPUT_SHAPE), dtype="float32")
+    for layer in layers:
+        values = layer(values)
+    if not np.allclose(values, model(image), atol=0.01):  # 16 bits are not exact
+        raise InputError("draw.html needs layers that are one chain")
+
     arrays = [array for layer in layers for array in layer.get_weights()]
     weights = b"".join(array.astype("<f4").tobytes() for array in arrays)
     network = {
-        "layers": [page_layer(layer) for layer in layers],
+        "layers": descriptions,
         "weights": base64.b64encode(weights).decode(),
     }
     text = json.dumps(network).replace("<", r"\u003c")  # so that no tag ends within it
