@@ -1,0 +1,157 @@
+"""How well draw.html reads drawings, whether it answers as Keras does, and how fast.
+
+    python tests/benchmarks/draw.py [--picture tests/benchmarks/draw.png]
+
+The drawings are the centre lines of MNIST's test digits, at random sizes and places on the
+pad. The answers are those for all of MNIST's 10,000 test digits, by the network that is in
+the page. The times are of Chromium. --picture takes a picture of the page instead, with a
+digit drawn by the mouse.
+"""
+
+import argparse
+import base64
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from handwriting import SCALE, skeleton
+from machine import TOP, machine, print_table
+from PIL import Image, ImageFilter
+from playwright.sync_api import sync_playwright
+
+sys.path.insert(0, str(TOP / "tests"))
+import page as node
+
+import cnn_mnist
+
+DRAWINGS = 1000
+THREE = [(0.30, 0.24), (0.40, 0.14), (0.55, 0.12), (0.66, 0.20), (0.65, 0.33)]
+THREE += [(0.55, 0.43), (0.46, 0.46), (0.58, 0.49), (0.69, 0.59), (0.69, 0.73)]
+THREE += [(0.58, 0.84), (0.42, 0.86), (0.29, 0.79)]
+
+
+def strokes_of(digit):
+    """Return the centre lines of one of MNIST's digits as strokes, in its pixels."""
+    size = (28 * SCALE, 28 * SCALE)
+    image = Image.fromarray(digit).resize(size, Image.Resampling.BICUBIC)
+    image = image.filter(ImageFilter.GaussianBlur(SCALE / 4))
+    left = {(int(x), int(y)) for y, x in np.argwhere(skeleton(np.asarray(image) > 100))}
+    every = set(left)
+
+    def beside(point, points):
+        steps = [(0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+        near = [(point[0] + dx, point[1] + dy) for dx, dy in steps]
+        return [place for place in near if place in points]
+
+    strokes = []
+    while left:  # each stroke goes on from an end, or else from anywhere in a ring
+        stroke = [min(left, key=lambda point: (len(beside(point, every)), point))]
+        left.remove(stroke[0])
+        while ahead := beside(stroke[-1], left):
+            stroke.append(ahead[0])
+            left.remove(ahead[0])
+        # Its ends touch the strokes before, where lines meet.
+        first, last = beside(stroke[0], every), beside(stroke[-1], every)
+        whole = [p for p in first if p not in stroke][:1] + stroke
+        strokes.append(whole + [p for p in last if p not in stroke or p == stroke[0]][:1])
+    return [[[x / SCALE, y / SCALE] for x, y in stroke] for stroke in strokes]
+
+
+def on_pad(strokes, rng):
+    """Return the strokes at a random size and place, in fractions of the pad."""
+    points = np.concatenate(strokes)
+    low, side = points.min(axis=0), max(np.ptp(points, axis=0).max(), 1)
+    size = rng.uniform(0.2, 0.95)
+    place = rng.uniform(0, 1 - size * np.ptp(points, axis=0) / side)
+    return [((stroke - low) / side * size + place).tolist() for stroke in strokes]
+
+
+def model_of(text):
+    """Return the Keras model whose weights are in the page."""
+    network = json.loads(node.network_of(text))
+    numbers = np.frombuffer(base64.b64decode(network["weights"]), "<f4")
+    model = cnn_mnist.build_model()
+    shapes = [weight.shape for weight in model.weights]
+    ends = np.cumsum([np.prod(shape) for shape in shapes])
+    parts = np.split(numbers, ends[:-1])
+    model.set_weights([part.reshape(shape) for part, shape in zip(parts, shapes)])
+    return model
+
+
+def picture(page, path):
+    box = page.locator("#pad").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+    page.mouse.move(0, 0)
+    page.evaluate("choose(pictures.find(({ stage }) => stage === 3).present())")
+    page.screenshot(path=path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--picture", type=Path, help="take a picture of the page instead")
+    args = parser.parse_args()
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium)
+        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page.goto(node.PAGE.as_uri())
+        if args.picture:
+            picture(page, args.picture)
+            return
+        times = page.evaluate(
+            """() => Array.from({ length: 200 }, () => {
+              const before = performance.now();
+              run(seen());
+              return performance.now() - before;
+            })"""
+        )
+        frames = page.evaluate(
+            """() => Array.from({ length: 200 }, () => {
+              const before = performance.now();
+              update();
+              return performance.now() - before;
+            })"""
+        )
+
+    _, (x, y) = cnn_mnist.load_data()
+    said = node.evaluate(
+        "(pixels) => ranking(run(pixels).at(-1).values)[0]".replace(
+            "ranking(run(pixels).at(-1).values)[0]",
+            "run(pixels).at(-1).values.reduce((best, p, i, all) => (p > all[best] ? i : best), 0)",
+        ),
+        x.reshape(len(x), -1).tolist(),
+    )
+    expected = model_of(node.PAGE.read_text(encoding="utf-8")).predict(x, verbose=0)
+    same = np.sum(expected.argmax(axis=1) == said)
+
+    rng = np.random.default_rng(1)
+    chosen = rng.choice(len(x), DRAWINGS, replace=False)
+    drawings = []
+    for i in chosen:
+        strokes = strokes_of(np.uint8(x[i, ..., 0] * 255))
+        drawings.append(on_pad([np.array(stroke) for stroke in strokes], rng))
+    read = node.evaluate(
+        "(strokes) => run(toDigit(strokes)).at(-1).values.reduce((best, p, i, all) => (p > all[best] ? i : best), 0)",
+        drawings,
+    )
+    print(machine("playwright"))
+    print_table(
+        ["measured", "result"],
+        [
+            [f"{DRAWINGS:,} centre lines read", f"{np.mean(y[chosen].argmax(axis=1) == read):.1%}"],
+            ["same answer as Keras", f"{same:,} of {len(x):,}"],
+            ["median time of a run", f"{np.median(times):.1f} ms"],
+            ["median time of a frame, with all pictures", f"{np.median(frames):.1f} ms"],
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
