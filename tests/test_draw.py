@@ -260,6 +260,37 @@ def test_the_network_is_one_line_and_the_last():
     assert re.match('<script type="application/json" id="network">', lines[-1])
 
 
+# --- Digits drawn by hand ------------------------------------------------------------
+
+
+def drawn_digits():
+    """Return digit, style and strokes of each line of drawn_digits.txt."""
+    lines = page.TOP.joinpath("tests", "drawn_digits.txt").read_text().splitlines()
+    for line in lines[2:]:
+        digit, style, points = re.fullmatch(r"(\d) (\D+) (.+)", line).groups()
+        strokes = [stroke.split() for stroke in points.split("/")]
+        yield (
+            digit,
+            style,
+            [[[int(n) / 100 for n in p.split(",")] for p in s] for s in strokes],
+        )
+
+
+@pytest.fixture(scope="module")
+def readings():
+    """What the page reads each of the drawn digits as."""
+    drawings = [strokes for _, _, strokes in drawn_digits()]
+    code = "(strokes) => run(toDigit(strokes)).at(-1).values"
+    return [np.argmax(values) for values in page.evaluate(code, drawings)]
+
+
+@pytest.mark.parametrize(
+    "i", range(50), ids=lambda i: " ".join(list(drawn_digits())[i][:2])
+)
+def test_a_digit_drawn_by_hand_is_read(readings, i):
+    assert readings[i] == int(list(drawn_digits())[i][0])
+
+
 # --- A drawing becomes a digit ------------------------------------------------------
 
 SEVEN = [[[0.3, 0.2], [0.7, 0.2], [0.45, 0.8]]]
@@ -328,10 +359,12 @@ def test_the_number_of_points_does_not_matter():
 
 
 def test_rows_run_down_and_columns_to_the_right():
-    """The bar of the seven is at the top, and its end is left of its corner."""
+    """The bar of the seven is its first row, and its foot is left of its corner."""
     digit = page.to_digit(SEVEN)
-    assert digit[:7].sum() > digit[-7:].sum()
-    assert np.average(np.arange(28), weights=digit[20]) < 14
+    first, last = np.flatnonzero(digit.any(axis=1))[[0, -1]]
+    assert digit[first + 1].sum() > 3 * digit[last - 1].sum()
+    corner, foot = (np.flatnonzero(digit[row])[-1] for row in (first, last))
+    assert foot < corner
 
 
 def test_strokes_are_not_joined():

@@ -55,7 +55,9 @@ def strokes_of(digit):
         # Its ends touch the strokes before, where lines meet.
         first, last = beside(stroke[0], every), beside(stroke[-1], every)
         whole = [p for p in first if p not in stroke][:1] + stroke
-        strokes.append(whole + [p for p in last if p not in stroke or p == stroke[0]][:1])
+        strokes.append(
+            whole + [p for p in last if p not in stroke or p == stroke[0]][:1]
+        )
     return [[[x / SCALE, y / SCALE] for x, y in stroke] for stroke in strokes]
 
 
@@ -82,7 +84,9 @@ def model_of(text):
 
 def picture(page, path):
     box = page.locator("#pad").bounding_box()
-    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE]
+    places = [
+        (box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE
+    ]
     page.mouse.move(*places[0])
     page.mouse.down()
     for place in places[1:]:
@@ -95,7 +99,9 @@ def picture(page, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, help="take a picture of the page instead")
+    parser.add_argument(
+        "--picture", type=Path, help="take a picture of the page instead"
+    )
     args = parser.parse_args()
     with sync_playwright() as playwright:
         chromium = shutil.which("chromium")
@@ -145,10 +151,16 @@ def main():
     print_table(
         ["measured", "result"],
         [
-            [f"{DRAWINGS:,} centre lines read", f"{np.mean(y[chosen].argmax(axis=1) == read):.1%}"],
+            [
+                f"{DRAWINGS:,} centre lines read",
+                f"{np.mean(y[chosen].argmax(axis=1) == read):.1%}",
+            ],
             ["same answer as Keras", f"{same:,} of {len(x):,}"],
             ["median time of a run", f"{np.median(times):.1f} ms"],
-            ["median time of a frame, with all pictures", f"{np.median(frames):.1f} ms"],
+            [
+                "median time of a frame, with all pictures",
+                f"{np.median(frames):.1f} ms",
+            ],
         ],
     )
 
