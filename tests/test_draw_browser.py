@@ -1,5 +1,6 @@
 """draw.html in a real browser, Chromium: drawing, choosing, layout, accessibility."""
 
+import functools
 import re
 import shutil
 
@@ -27,26 +28,43 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def contexts(browser):
+    """A function that opens an empty page, in a window of the given kind."""
+
+    @functools.cache
+    def new_page(width, height, **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, **options
+        )
+        page = context.new_page()
+        page.messages, page.requests = [], []
+        page.on("console", lambda message: page.messages.append(message.text))
+        page.on("pageerror", lambda error: page.messages.append(str(error)))
+        page.on("request", lambda request: page.requests.append(request.url))
+        return page
+
+    return new_page
+
+
 @pytest.fixture
-def open_page(browser):
+def open_page(contexts):
     """A function that opens draw.html; a message on the console fails the test."""
-    contexts, messages = [], []
+    pages = []
 
     def open_page(width=1280, height=800, **options):
-        viewport = {"width": width, "height": height}
-        contexts.append(browser.new_context(viewport=viewport, **options))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.requests = []
-        page.on("request", lambda request: page.requests.append(request.url))
+        page = contexts(width, height, **options)
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto("about:blank")  # so that nothing is left of the test before
+        page.messages.clear()
+        page.requests.clear()
         page.goto(node.PAGE.as_uri())
+        pages.append(page)
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert not messages
+    for page in pages:
+        assert not page.messages
 
 
 @pytest.fixture
