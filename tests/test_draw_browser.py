@@ -574,6 +574,14 @@ def test_two_scores_can_be_compared(page):
     assert sum(terms) == pytest.approx(total, abs=0.0006 * len(terms))
 
 
+def test_why_explains_the_score_of_the_answer(page):
+    page.click("#why")
+    found = chosen(page)
+    assert (found["stage"], found["map"], found["part"]) == (7, 7, "score")
+    page.click("#clear")
+    assert not page.locator("#why").is_visible()
+
+
 def test_a_probability_is_explained_by_powers_of_e(page):
     page.get_by_role("button", name="Sample 3").click()
     explain(page, 7, 3, part="probability")

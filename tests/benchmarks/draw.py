@@ -27,9 +27,15 @@ import page as node
 import cnn_mnist
 
 DRAWINGS = 1000
-THREE = [(0.30, 0.24), (0.40, 0.14), (0.55, 0.12), (0.66, 0.20), (0.65, 0.33)]
-THREE += [(0.55, 0.43), (0.46, 0.46), (0.58, 0.49), (0.69, 0.59), (0.69, 0.73)]
-THREE += [(0.58, 0.84), (0.42, 0.86), (0.29, 0.79)]
+# A three of two arcs, in fractions of the pad.
+THREE = [
+    (0.45 + width * np.cos(angle), y + height * np.sin(angle))
+    for y, width, height, angles in (
+        (0.30, 0.17, 0.17, np.radians(np.arange(-150, 81, 15))),
+        (0.66, 0.21, 0.20, np.radians(np.arange(-80, 151, 15))),
+    )
+    for angle in angles
+]
 
 
 def strokes_of(digit):
@@ -93,7 +99,9 @@ def picture(page, path):
         page.mouse.move(*place, steps=4)
     page.mouse.up()
     page.mouse.move(0, 0)
-    page.evaluate("choose(pictures.find(({ stage }) => stage === 3).present())")
+    page.evaluate(
+        "choose(null); choose(pictures.find(({ stage }) => stage === 3).present())"
+    )
     page.screenshot(path=path)
 
 
