@@ -64,7 +64,7 @@ def strokes_of(digit):
         strokes.append(
             whole + [p for p in last if p not in stroke or p == stroke[0]][:1]
         )
-    return [[[x / SCALE, y / SCALE] for x, y in stroke] for stroke in strokes]
+    return [np.array(stroke) / SCALE for stroke in strokes]
 
 
 def on_pad(strokes, rng):
@@ -86,6 +86,27 @@ def model_of(text):
     parts = np.split(numbers, ends[:-1])
     model.set_weights([part.reshape(shape) for part, shape in zip(parts, shapes)])
     return model
+
+
+def answers(pixels, arguments):
+    """Return the page's answers; pixels: how an argument becomes the pixels."""
+    code = f"""(pixels) => {{
+      const {{ values }} = run({pixels}).at(-1);
+      return values.indexOf(Math.max(...values));
+    }}"""
+    return np.array(node.evaluate(code, arguments))
+
+
+def median_time(page, call):
+    """Return the median time of a call in the browser, in milliseconds."""
+    times = page.evaluate(
+        f"""() => Array.from({{ length: 200 }}, () => {{
+          const before = performance.now();
+          {call};
+          return performance.now() - before;
+        }})"""
+    )
+    return np.median(times)
 
 
 def picture(page, path):
@@ -119,55 +140,28 @@ def main():
         if args.picture:
             picture(page, args.picture)
             return
-        times = page.evaluate(
-            """() => Array.from({ length: 200 }, () => {
-              const before = performance.now();
-              run(seen());
-              return performance.now() - before;
-            })"""
-        )
-        frames = page.evaluate(
-            """() => Array.from({ length: 200 }, () => {
-              const before = performance.now();
-              update();
-              return performance.now() - before;
-            })"""
-        )
+        run, frame = median_time(page, "run(seen())"), median_time(page, "update()")
 
     _, (x, y) = cnn_mnist.load_data()
-    said = node.evaluate(
-        "(pixels) => ranking(run(pixels).at(-1).values)[0]".replace(
-            "ranking(run(pixels).at(-1).values)[0]",
-            "run(pixels).at(-1).values.reduce((best, p, i, all) => (p > all[best] ? i : best), 0)",
-        ),
-        x.reshape(len(x), -1).tolist(),
-    )
+    true = y.argmax(axis=1)
+    said = answers("pixels", x.reshape(len(x), -1).tolist())
     expected = model_of(node.PAGE.read_text(encoding="utf-8")).predict(x, verbose=0)
     same = np.sum(expected.argmax(axis=1) == said)
 
     rng = np.random.default_rng(1)
     chosen = rng.choice(len(x), DRAWINGS, replace=False)
-    drawings = []
-    for i in chosen:
-        strokes = strokes_of(np.uint8(x[i, ..., 0] * 255))
-        drawings.append(on_pad([np.array(stroke) for stroke in strokes], rng))
-    read = node.evaluate(
-        "(strokes) => run(toDigit(strokes)).at(-1).values.reduce((best, p, i, all) => (p > all[best] ? i : best), 0)",
-        drawings,
-    )
+    drawings = [on_pad(strokes_of(np.uint8(x[i, ..., 0] * 255)), rng) for i in chosen]
+    read = np.mean(true[chosen] == answers("toDigit(pixels)", drawings))
     print(machine("playwright"))
     print_table(
         ["measured", "result"],
         [
-            [
-                f"{DRAWINGS:,} centre lines read",
-                f"{np.mean(y[chosen].argmax(axis=1) == read):.1%}",
-            ],
+            [f"{DRAWINGS:,} centre lines read", f"{100 * read:.1f} %"],
             ["same answer as Keras", f"{same:,} of {len(x):,}"],
-            ["median time of a run", f"{np.median(times):.1f} ms"],
+            ["median time of a run", f"{run:.1f} ms"],
             [
                 "median time of a frame, with all pictures",
-                f"{np.median(frames):.1f} ms",
+                f"{frame:.1f} ms",
             ],
         ],
     )
