@@ -372,6 +372,21 @@ def test_all_maps_are_painted_by_lightness(page, stage, shape):
     assert divmod(darkest, width) == (y, x)
 
 
+def test_each_score_has_a_bar_from_the_middle(page):
+    """Negative ones end there, positive ones begin there, and all can be seen."""
+    bars = page.evaluate(
+        """[...document.querySelectorAll(".rows div:nth-of-type(2n + 1) i")].map((bar) => [
+          parseFloat(bar.style.left), parseFloat(bar.style.width),
+          getComputedStyle(bar).backgroundColor])"""
+    )
+    scores = results(page, 7, "sums")
+    largest = np.abs(scores).max()
+    for score, (left, width, colour) in zip(scores, bars):
+        assert width == pytest.approx(50 * abs(score) / largest, abs=0.01)
+        assert (left if score > 0 else left + width) == pytest.approx(50, abs=0.02)
+        assert colour.endswith(", 0.4)")
+
+
 # --- Choosing a value -----------------------------------------------------------------
 
 
