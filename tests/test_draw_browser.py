@@ -302,13 +302,13 @@ def test_centre_undoes_the_moves(page):
     np.testing.assert_array_equal(seen(page), before)
 
 
-def test_a_new_stroke_is_centred_again(page):
-    draw(page, ONE)
-    before = seen(page)
-    page.click("#clear")
+def test_a_new_stroke_is_centred_again_from_its_beginning(page):
     page.click("[aria-label='Move left']")
-    draw(page, ONE)
-    np.testing.assert_array_equal(seen(page), before)
+    page.mouse.move(*at(page, *ONE[0]))
+    page.mouse.down()
+    page.mouse.move(*at(page, *ONE[1]), steps=5)
+    mean = np.average(np.arange(28), weights=seen(page).sum(axis=0))
+    assert mean == pytest.approx(14, abs=0.06)
 
 
 def test_no_answer_depends_on_the_last_two_rows_and_columns(page):
@@ -541,6 +541,15 @@ def test_a_value_of_the_second_convolution_is_explained_by_its_subtotals(page):
     expected = np.einsum("ijc,ijc->c", window, kernel[..., 48])
     np.testing.assert_allclose(subtotals, expected, atol=0.0051)
     assert last_number(page) == pytest.approx(results(page, 3)[2, 5, 48], abs=0.00051)
+
+
+@pytest.mark.parametrize("stage, map", [(1, 3), (3, 48)])
+def test_products_and_bias_add_up_to_the_sum(page, stage, map):
+    explain(page, stage, map, 2, 5)
+    lines = page.locator("aside table").last.locator("td").all_inner_texts()
+    together, bias, total, _ = [float(text.replace("−", "-")) for text in lines]
+    assert total == pytest.approx(results(page, stage, "sums")[2, 5, map], abs=0.00051)
+    assert together + bias == pytest.approx(total, abs=0.0016)
 
 
 def test_a_subtotal_opens_into_its_nine_products(page):
