@@ -238,6 +238,12 @@ def test_undo_takes_the_last_stroke_back(page):
     assert answer(page) == ""
 
 
+def test_the_probability_of_the_answer_is_shown(page):
+    page.get_by_role("button", name="Sample 9").click()
+    shown = re.match(r"[\d.]+", page.inner_text("#sure"))[0]
+    assert float(shown) == pytest.approx(100 * results(page, 7).max(), abs=0.051)
+
+
 def test_the_second_guess_is_shown(page):
     values = page.evaluate("state.results.at(-1).values")
     second = np.argsort(values)[-2]
@@ -293,6 +299,13 @@ def test_arrow_buttons_move_the_digit_without_centring_it(page):
     page.click("[aria-label='Move left']")
     page.click("[aria-label='Move left']")
     np.testing.assert_array_equal(seen(page)[:27], before[:27])
+
+
+def test_a_digit_cannot_be_moved_out_of_sight(page):
+    for _ in range(30):
+        page.click("[aria-label='Move left']")
+    assert seen(page).any()
+    assert answer(page) != ""
 
 
 def test_centre_undoes_the_moves(page):
@@ -385,6 +398,13 @@ def test_each_score_has_a_bar_from_the_middle(page):
         assert width == pytest.approx(50 * abs(score) / largest, abs=0.01)
         assert (left if score > 0 else left + width) == pytest.approx(50, abs=0.02)
         assert colour.endswith(", 0.4)")
+
+
+def test_a_legend_ends_with_the_largest_value_of_the_layer(page):
+    for stage in (1, 4):
+        text = page.locator(".stage").nth(stage).locator(".legend").inner_text()
+        largest = re.findall(r"\d+\.\d\d", text)[-1]
+        assert float(largest) == pytest.approx(results(page, stage).max(), abs=0.0051)
 
 
 # --- Choosing a value -----------------------------------------------------------------
@@ -588,6 +608,33 @@ def test_the_largest_products_of_a_score_come_first(page):
     assert float(first) == pytest.approx(products[-1], abs=0.0006)
 
 
+def test_the_products_of_a_score_are_painted_as_tiles(page):
+    """64 of 5 by 5, in 8 rows of 8 with a free line between."""
+    explain(page, 7, 7, part="score")
+    size = (
+        "[...document.querySelectorAll('aside canvas')].map((c) => [c.width, c.height])"
+    )
+    assert page.evaluate(size) == [[47, 47]]
+
+
+def test_products_of_either_sign_have_a_colour_of_their_own(page):
+    explain(page, 7, 7, part="score")
+    kernel = np.reshape(page.evaluate("[...network[6].kernel]"), (5, 5, 64, 10))
+    products = np.reshape(results(page, 6), (5, 5, 64)) * kernel[..., 7]
+    pixels = page.evaluate(
+        "[...document.querySelector('aside canvas').getContext('2d').getImageData(0, 0, 47, 47).data]"
+    )
+    pixels = np.reshape(pixels, (47, 47, 4))
+    colours = []
+    for place in (products.argmax(), products.argmin(), np.abs(products).argmin()):
+        row, column, map = np.unravel_index(place, products.shape)
+        colours.append(pixels[map // 8 * 6 + row, map % 8 * 6 + column, :3])
+    blue, orange, paper = colours
+    assert blue[2] > blue[0]
+    assert orange[0] > orange[2]
+    assert paper.min() > 250
+
+
 def test_two_scores_can_be_compared(page):
     explain(page, 7, 7, part="score")
     page.select_option("#rival", "1")
@@ -616,6 +663,31 @@ def test_a_probability_is_explained_by_powers_of_e(page):
         r"\s([\d.]+) · 10\s*(\d+)", rows.nth(3).inner_text()
     ).groups()
     assert float(factor) * 10 ** int(exponent) == pytest.approx(power, rel=0.005)
+
+
+def test_a_probability_is_the_power_divided_by_the_sum(page):
+    explain(page, 7, 7, part="probability")
+    cells = page.locator("aside tbody tr").nth(7).locator("td")
+    assert float(cells.last.inner_text()) == pytest.approx(
+        results(page, 7)[7], abs=0.00051
+    )
+    assert page.locator("aside tr.chosen th").inner_text() == "7"
+
+
+def test_a_pixel_tells_whether_an_answer_depends_on_it(page):
+    texts = []
+    for row in (25, 26):
+        explain(page, 0, 0, row, 14)
+        texts.append(page.locator("aside p").nth(2).inner_text())
+    assert texts[0] != texts[1]
+
+
+def test_a_pooling_tells_whether_values_are_left_over(page):
+    explain(page, 2, 0)
+    first = page.locator("aside p").count()
+    explain(page, 4, 0)
+    assert page.locator("aside p").count() == first + 1
+    assert "11 by 11" in explanation(page)
 
 
 def test_an_explanation_follows_the_drawing(page):
@@ -804,7 +876,13 @@ def test_the_written_page_of_another_network_works(browser, tmp_path):
             maps(page, stage).focus()
             page.keyboard.press("ArrowRight")
             assert chosen(page)["stage"] == stage
+    assert page.locator(".stage code").all_inner_texts()[1:4:2] == [
+        'layers.Conv2D(5, kernel_size=(5, 5), strides=(2, 2), padding="same", activation="tanh")',
+        'layers.Dense(12, activation="gelu")',
+    ]
     explain(page, 1, 2, 0, 0)
     assert page.locator("aside td.outside").count() > 0
+    explain(page, 3, 4)
+    assert last_number(page) == pytest.approx(results(page, 3)[4], abs=0.00051)
     assert not errors
     page.close()
