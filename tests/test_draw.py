@@ -175,7 +175,7 @@ def test_the_committed_page_reads_test_digits(mnist):
 def test_only_the_network_is_replaced(tmp_path):
     path = tmp_path / "mine.html"
     model = functional()
-    cnn_mnist.write_page(path, model)
+    path.write_text(cnn_mnist.page_of(model), encoding="utf-8")
     committed = page.PAGE.read_text(encoding="utf-8")
     written = path.read_text(encoding="utf-8")
     assert written != committed
@@ -253,6 +253,36 @@ def test_a_template_without_a_network_is_refused(monkeypatch, tmp_path):
     cnn_mnist.PAGE.write_text("<html></html>")
     with pytest.raises(cnn_mnist.InputError, match="other.html"):
         cnn_mnist.page_of(functional())
+
+
+def test_a_run_writes_the_page_of_its_network(run, small_file, saved, tmp_path, images):
+    path = tmp_path / "mine.html"
+    flags = ("--load-model", saved, "--epochs", 1, "--page", path)
+    flags += ("--save-model", tmp_path / "m.keras")
+    assert run("--data", small_file, *flags).status == 0
+    found = page.run(images[:1], path.read_text(encoding="utf-8"))[0][-1]["values"]
+    model = keras.saving.load_model(tmp_path / "m.keras")
+    expected = model.predict(images[:1].reshape(-1, 28, 28, 1), verbose=0)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_the_page_does_not_know_is_said_before_the_training(
+    run, small_file, tmp_path, monkeypatch
+):
+    model = sequential(
+        layers.Flatten(), layers.BatchNormalization(name="odd"), answer()
+    )
+    monkeypatch.setattr(cnn_mnist, "build_model", lambda: model)
+    done = run("--data", small_file, "--page", tmp_path / "mine.html")
+    assert (done.status, done.out) == (2, "")
+    assert "odd" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_model_without_an_input_layer_is_shown(images):
+    model = keras.Sequential([layers.Flatten(), answer()])
+    (found,) = page.run(images[:1], cnn_mnist.page_of(model))
+    assert len(found) == 2
 
 
 def test_the_network_is_one_line_and_the_last():

@@ -866,7 +866,7 @@ def test_the_written_page_of_another_network_works(browser, tmp_path):
         ]
     )
     path = tmp_path / "mine.html"
-    cnn_mnist.write_page(path, model)
+    path.write_text(cnn_mnist.page_of(model), encoding="utf-8")
     page, errors = browser.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(path.as_uri())

@@ -271,6 +271,8 @@ def test_an_empty_name_of_a_model_is_not_ignored(run, small_file):
         ("--plot", "plot.jpg", "must end in .png .svg .pdf"),
         ("--plot", "nowhere/plot.png", "No such file or directory"),
         ("--plot", "folder.png", "Is a directory"),
+        ("--page", "page.htm", "must end in .html"),
+        ("--page", "nowhere/page.html", "No such file or directory"),
     ],
 )
 def test_a_wrong_path_is_answered_before_training(run, tmp_path, flag, name, message):
