@@ -327,18 +327,41 @@ def put_in_place(new_file, target):
 
 
 # === 3. Your own photographs: from an image file to a digit as MNIST has it ===========
-# Read this if your handwriting is misread.
+# Read this if your handwriting is misread. `find_ink` tells ink from paper, `choose_parts`
+# tells the digit from other ink, and the last three functions give it MNIST's form.
+PAGE_SIDE = 200  # pixels: the longer side of the page on which ink is measured
+CELL = 4  # pixels of the page: parts of the ink are told apart on a map of such cells
+LEAST_INK = 10  # of 255: fainter marks count as paper
+WIDEST_STROKE = 0.28  # of the longer side: what is wider is a shadow or a table
+MARGIN = 0.3  # of the digit's longer side: how much paper is left around it
+STROKE_WIDTH = 25  # of 280 pixels: the usual width of a stroke in MNIST
+
+
 class Photograph:
     """An image of a digit: its file, what was made of it, and what the network says.
 
-    Raises InputError if the file is no image, or if there is no digit on it.
+    Raises InputError if Pillow cannot read the file, or if there is no ink on it.
     """
 
     def __init__(self, path):
+        grey = open_grey(path)
+        ink = find_digit(grey)
+        if not ink.any():
+            raise InputError(f"cannot read {path}: there is no ink on it")
         self.path = path
-        self.page = open_grey(path)
-        self.digit = read_digit(path, self.page)
+        self.page = fit(grey, PAGE_SIDE)  # as large as the figure shows it
+        self.digit = form_digit(ink)
+        self.number_of_digits = count_digits(ink)
         self.probabilities = None  # until predict_photographs: float32, shape (10,)
+
+
+def read_digit(path):
+    """Return an image's digit as MNIST has it: float32, (28, 28, 1), paper 0 to ink 1.
+
+    path: an image that Pillow reads, of one digit, dark on light or light on dark.
+    Raises InputError, also if there is no ink.
+    """
+    return Photograph(path).digit
 
 
 def predict_photographs(model, photographs):
@@ -346,84 +369,323 @@ def predict_photographs(model, photographs):
     if not photographs:
         return
     digits = np.array([photograph.digit for photograph in photographs])
-    for photograph, answer in zip(photographs, model.predict(digits, verbose=0)):
-        photograph.probabilities = answer
-        line = f"{photograph.path}: {answer.argmax()} ({100 * answer.max():.1f} %)"
-        print(printable(line))
-
-
-LEAST_INK = 10  # of 255: fainter marks count as paper
+    predictions = model.predict(digits, verbose=0)
+    for photograph, probabilities in zip(photographs, predictions):
+        photograph.probabilities = probabilities
+        percent = f"{100 * probabilities.max():.1f} %"
+        print(printable(f"{photograph.path}: {probabilities.argmax()} ({percent})"))
+        if photograph.number_of_digits > 1:
+            seen = f"{photograph.number_of_digits} digits side by side"
+            print(f"{photograph.path}: has {seen}, read as one", file=sys.stderr)
 
 
 def open_grey(path):
-    """Return an image upright and in grey (mode L), its longer side 200 pixels."""
-    from PIL import Image, ImageChops, ImageOps
+    """Return an image upright, in its full size, in shades of grey (a Pillow image, L).
 
-    with reading(path), Image.open(path) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        mode = "LA" if image.has_transparency_data else "L"
-        mode = "F" if image.mode[0] in "IF" else mode
-        page = ImageOps.contain(image.convert(mode), (200, 200), Image.BILINEAR)
-        page.getpixel((0, 0))  # fails if nothing is left of a very thin one
-        if mode == "F":  # as L would cut off at 255
-            v = np.nan_to_num(page, nan=np.nanmedian(page))
-            page = Image.fromarray(np.uint8(np.interp(v, (v.min(), v.max()), (0, 255))))
-        elif mode == "LA":
-            light, alpha = page.split()
-            dark = ImageChops.multiply(ImageChops.invert(light), alpha)  # on white
-            page = ImageChops.invert(dark if np.ptp(dark) > 2 * LEAST_INK else alpha)
-        return page
+    Raises InputError if Pillow cannot read it.
+    """
+    from PIL import Image, ImageOps
+
+    add_heic_to_pillow()
+    try:
+        with reading(path), Image.open(path) as file:
+            file.load()
+            image = ImageOps.exif_transpose(file)
+    except InputError as error:
+        if Path(path).suffix.lower() not in (".heic", ".heif"):
+            raise
+        advice = "pip install pillow-heif, or save it as JPEG"
+        raise InputError(f"{error}; {advice}") from error
+
+    if image.mode.startswith(("I", "F")):
+        return stretch_to_8_bits(np.asarray(image, "float32"))
+    if image.has_transparency_data:
+        return lay_on_white(image.convert("RGBA"))
+    return choose_channel(image.convert("RGB"))
+
+
+def add_heic_to_pillow():
+    """Let Pillow read HEIC, the format of iPhones, where pillow-heif is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def stretch_to_8_bits(values):
+    """Return numbers of any range as a grey image, the lowest black, the highest white."""
+    from PIL import Image
+
+    values = np.nan_to_num(values, nan=np.nanmedian(values))
+    values = np.interp(values, (values.min(), values.max()), (0, 255))
+    return Image.fromarray(np.uint8(values))
+
+
+def lay_on_white(image):
+    """Return an RGBA image in grey on white paper. If all is white then, return its alpha."""
+    from PIL import Image
+
+    paper = Image.new("RGBA", image.size, "white")
+    page = choose_channel(Image.alpha_composite(paper, image).convert("RGB"))
+    darkest, lightest = page.getextrema()
+    return page if lightest - darkest > 2 * LEAST_INK else image.getchannel("A")
+
+
+def choose_channel(image):
+    """Return an RGB image in grey, or one channel where that shows at least twice as much.
+
+    Red on green of the same grey shows in the channels only, yellow on white in the blue.
+    """
+    from PIL import ImageChops, ImageFilter, ImageStat
+
+    page = fit(image, PAGE_SIDE)
+    channels = [page.convert("L"), *page.split()]
+    details = []
+    for channel in channels:
+        surroundings = channel.filter(ImageFilter.GaussianBlur(20))
+        difference = ImageChops.difference(channel, surroundings)
+        details += ImageStat.Stat(difference).rms
+    grey, *colours = details
+    if max(colours) > 2 * grey:
+        return image.getchannel(int(np.argmax(colours)))
+    return image.convert("L")
+
+
+def fit(image, side):
+    """Return an image made larger or smaller, its longer side `side` pixels."""
+    from PIL import Image
+
+    scale = side / max(image.size)
+    size = [max(1, round(scale * length)) for length in image.size]
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3)
+
+
+def find_digit(grey):
+    """Return the digit's ink: float32, a page's height and width, 0 to 255 for black.
+
+    Paper is 0, and so is other ink, such as a frame or a speck.
+    """
+    for _ in range(2):  # the second time it is found more exactly
+        grey = zoom_in(grey)
+    ink = find_ink(fit(grey, PAGE_SIDE))
+    cells = choose_parts(mean_of_cells(ink))
+    digit = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
+    return np.where(digit[: len(ink), : len(ink[0])], ink, 0)
+
+
+def zoom_in(grey):
+    """Return the part of a grey image that holds the digit, and some paper around it."""
+    page = fit(grey, PAGE_SIDE // CELL)
+    digit = choose_parts(find_marks(page))
+    if not digit.any():
+        return grey
+    box = box_of(digit) * (max(grey.size) / max(page.size))
+    left, top, right, bottom = box
+    margin = MARGIN * max(right - left, bottom - top)
+    box += (-margin, -margin, margin, margin)
+    width, height = grey.size
+    box = np.clip(box, 0, (width, height, width, height))
+    return grey.crop(tuple(box.round()))
 
 
 def find_ink(page):
-    """Return how much darker each pixel is than its paper: 0 is paper, 255 is black."""
-    from PIL import Image, ImageFilter, ImageOps
+    """Return how much darker than its paper each pixel is: 0 is paper, 255 is black.
 
-    page = page.filter(ImageFilter.GaussianBlur(1))  # against noise
-    # Ink is dark if darker than its blurred surroundings. The border may show a table.
-    middle = ImageOps.crop(page, round(0.15 * min(page.size)))
-    darker = np.float32(middle.filter(ImageFilter.GaussianBlur(20))) - middle
-    page = page if np.sum(darker * abs(darker)) > 0 else ImageOps.invert(page)
-    # A closing fills what is narrower than 56 pixels: strokes, but no shadow or table.
-    page = np.pad(page, 28, "edge")  # so that a table is wide enough
-    paper = Image.fromarray(page).reduce(2)
-    for step in [ImageFilter.MaxFilter(5)] * 7 + [ImageFilter.MinFilter(5)] * 7:
-        paper = paper.filter(step)
-    paper = np.float32(paper.resize(page.shape[::-1]))
-    light = paper.clip(max(0.6 * paper.max(), 1))  # a dark table's grain stays faint
-    ink = np.where(paper - page > LEAST_INK, 255 * (paper - page) / light, 0)
-    return ink[28:-28, 28:-28]
-
-
-def read_digit(path, page=None):
-    """Return an image's digit as MNIST has it: float32, (28, 28, 1), paper 0 to ink 1.
-
-    path: an image that Pillow reads, of one digit, dark on light or light on dark.
-    page: what `open_grey` returns for it. Raises InputError, also if there is no ink.
-    Source: the MNIST database's page (20 x 20 pixels, centred by mass in 28 x 28).
+    page: a grey image. Of one that is light on dark: how much lighter.
     """
     from PIL import Image, ImageFilter, ImageOps
 
-    ink = find_ink(open_grey(path) if page is None else page)
-    if not ink.any():
-        raise InputError(f"cannot read {path}: there is no ink on it")
+    page = page.filter(ImageFilter.GaussianBlur(1))  # against noise
+    if is_light_on_dark(page):
+        page = ImageOps.invert(page)
+    paper = fill_dark_strokes(np.asarray(page.reduce(2), "float32"))
+    paper = np.asarray(Image.fromarray(paper).resize(page.size))
+    lack = paper - np.asarray(page, "float32")  # of light
+    # Ink is a share of the light, as it is in a shadow. A dark table's grain stays faint.
+    light = np.maximum(paper, max(0.6 * paper.max(), 1))
+    return np.where(lack > LEAST_INK, 255 * lack / light, 0)
+
+
+def is_light_on_dark(page):
+    """Return whether a page's ink is lighter than its paper.
+
+    Ink is in the minority around it, and paper varies less. The first tells with thin
+    strokes, the second also with strokes that fill the picture.
+    """
+    from PIL import ImageFilter, ImageOps
+
+    page = page.reduce(CELL)
+    middle = ImageOps.crop(page, int(0.15 * min(page.size)))  # beyond may be a table
+    around = np.asarray(middle.filter(ImageFilter.GaussianBlur(5)), "float32")
+    darker = around - np.asarray(middle, "float32")
+    minority = np.sum(darker * np.abs(darker)) / max(np.sum(darker**2), 1)
+
+    page = np.asarray(page, "float32")
+    light = variation(fill_dark_strokes(page))
+    dark = variation(fill_light_strokes(page))
+    smoothness = (dark - light) / max(dark + light, 1)
+    return minority + smoothness / 2 < 0
+
+
+def find_marks(page):
+    """Return how much each pixel differs from the paper around it, darker or lighter."""
+    page = np.asarray(page, "float32")
+    light = fill_dark_strokes(page)
+    marks = np.maximum(light - page, page - fill_light_strokes(page))
+    light = np.maximum(light, max(0.6 * light.max(), 1))
+    return np.where(marks > LEAST_INK, marks / light, 0)
+
+
+def fill_dark_strokes(page):
+    """Return a page (an array) without what is darker and narrower than WIDEST_STROKE."""
+    reach = round(WIDEST_STROKE * max(page.shape) / 2)
+    page = np.pad(page, 2 * reach, "edge")  # so that a table is wide enough to stay
+    return slide(slide(page, reach, np.max), reach, np.min)  # a morphological closing
+
+
+def fill_light_strokes(page):
+    return 255 - fill_dark_strokes(255 - page)
+
+
+def slide(values, reach, choose):
+    """Return the largest (np.max) or smallest value up to `reach` away, without a border."""
+    for axis in (0, 1):
+        windows = np.lib.stride_tricks.sliding_window_view(values, 2 * reach + 1, axis)
+        values = choose(windows, axis=-1)
+    return values
+
+
+def variation(page):
+    """Return the sum of all differences between neighbours."""
+    return sum(np.abs(np.diff(page, axis=axis)).sum() for axis in (0, 1))
+
+
+def mean_of_cells(ink):
+    """Return the mean ink of each cell of CELL by CELL pixels: a map of the page."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(ink.astype("float32")).reduce(CELL))
+
+
+def find_parts(strength):
+    """Return a mask for each part of a map's ink that hangs together."""
+    from PIL import Image, ImageDraw
+
+    mask = slide(np.pad(strength > strength.max() / 3, 1), 1, np.max)  # bridges a cell
+    labels = Image.fromarray(np.int32(mask))  # 1: ink that is in no part yet
+    parts = []
+    while 1 in np.asarray(labels):
+        row, column = np.argwhere(np.asarray(labels) == 1)[0].tolist()
+        label = len(parts) + 2
+        ImageDraw.floodfill(labels, (column, row), label)
+        parts.append(np.asarray(labels) == label)
+    return parts
+
+
+def choose_parts(strength):
+    """Return the mask of a map's digit: its largest part, and what may belong to it.
+
+    That is what is near it, as the flag of a 5, or not much smaller, as another digit.
+    What surrounds another part is a frame or a table.
+    """
+    digit = np.zeros(strength.shape, bool)
+    parts = find_parts(strength)
+    boxes = [box_of(part) for part in parts]
+    weights = [strength[part].sum() for part in parts]
+    candidates = []
+    for i, box in enumerate(boxes):
+        if not any(is_inside(other, box) for other in boxes):
+            candidates.append(i)
+    if not candidates:
+        return digit
+
+    largest = max(candidates, key=lambda i: weights[i])
+    for i in candidates:
+        is_large = weights[i] > 0.15 * weights[largest]
+        if is_large or are_near(boxes[i], boxes[largest]):
+            digit |= parts[i]
+    return digit
+
+
+def is_inside(box, frame):
+    """Return whether a box is inside another, and no mere dot in it."""
+    inside = (box[:2] > frame[:2]).all() and (box[2:] < frame[2:]).all()
+    return inside and max(box[2:] - box[:2]) > max(frame[2:] - frame[:2]) / 4
+
+
+def are_near(box, digit):
+    """Return whether the gap between two boxes is below 15 % of the digit's size."""
+    gap = max(*(box[:2] - digit[2:]), *(digit[:2] - box[2:]))
+    return gap < 0.15 * max(digit[2:] - digit[:2])
+
+
+def box_of(mask):
+    """Return where a mask is True as an array of left, top, right and bottom."""
+    from PIL import Image
+
+    return np.array(Image.fromarray(mask).getbbox(), "float32")
+
+
+def count_digits(ink):
+    """Return how many parts of the ink stand side by side, about as tall as each other."""
+    boxes = [box_of(part) for part in find_parts(mean_of_cells(ink))]
+    tallest = max(bottom - top for _, top, _, bottom in boxes)
+    count = 0
+    reached = -1
+    for left, top, right, bottom in sorted(boxes, key=lambda box: box[0]):
+        if bottom - top > tallest / 2:
+            count += left >= reached
+            reached = max(reached, right)
+    return count
+
+
+def form_digit(ink):
+    """Return a digit's ink in MNIST's form: float32, shape (28, 28, 1), values in [0, 1].
+
+    Source: the MNIST database's page (20 x 20 pixels, centred by mass in 28 x 28).
+    """
+    return centre_by_mass(widen_thin_strokes(cut_out(ink)))
+
+
+def cut_out(ink):
+    """Return the ink as an image of 280 pixels, black, in the middle 200 of them."""
+    from PIL import Image, ImageOps
+
     threshold = ink.max() / 2  # then halfway between the means of ink and paper
     threshold = (ink[ink > threshold].mean() + ink[ink <= threshold].mean()) / 2
-    box, black = Image.fromarray(ink > threshold).getbbox(), ink[ink > threshold].mean()
-    ink[ink < 0.75 * threshold] = 0  # ruled lines; the edges of strokes stay
-    digit = Image.fromarray(np.uint8(np.minimum(255 * ink / black, 255))).crop(box)
-    digit = ImageOps.expand(ImageOps.contain(digit, (200, 200)), 40)
-    # A stroke's width is its area over half the length of its edges: here 25 in MNIST.
-    # A bar's variance is width**2 / 12, and a blur adds its own. So thin ones widen.
-    ink = np.float32(digit)
-    width = 2 * ink.sum() / np.hypot(*np.gradient(ink)).sum()
-    radius = float(max(25**2 - width**2, 0) / 12) ** 0.5
-    ink = np.float32(digit.filter(ImageFilter.GaussianBlur(radius)))
-    ink = np.minimum(ink * (255 * ink.sum() / np.sum(ink**2)), 255)  # black again
-    # MNIST's centre of mass is in the middle of pixel 14 of 0 to 27.
-    y, x = (round(np.average(i, weights=ink) - 144.5) for i in np.indices(ink.shape))
-    digit = Image.fromarray(np.uint8(ink)).crop((x, y, x + 280, y + 280))
-    return np.float32(digit.reduce(10))[..., np.newaxis] / 255
+    black = ink[ink > threshold].mean()
+    box = Image.fromarray(ink > threshold).getbbox()
+    ink = np.where(ink < 0.75 * threshold, 0, ink)  # ruled lines; a stroke's edges stay
+    digit = Image.fromarray(np.uint8(np.minimum(255 * ink / black, 255)))
+    return ImageOps.expand(ImageOps.contain(digit.crop(box), (200, 200)), 40)
+
+
+def widen_thin_strokes(digit):
+    """Return the image with strokes at least as wide as MNIST's.
+
+    A stroke's width is its area over half the length of its edges. The variance of a bar
+    is width**2 / 12, and a blur adds its own. So a blur makes it wider.
+    """
+    from PIL import Image, ImageFilter
+
+    ink = np.asarray(digit, "float32")
+    edges = np.hypot(*np.gradient(ink)).sum()
+    width = 2 * ink.sum() / edges
+    variance = max(STROKE_WIDTH**2 - width**2, 0) / 12
+    ink = np.float32(digit.filter(ImageFilter.GaussianBlur(float(variance) ** 0.5)))
+    mean_ink = np.sum(ink**2) / ink.sum()
+    black_again = np.minimum(255 * ink / mean_ink, 255)
+    return Image.fromarray(np.uint8(black_again))
+
+
+def centre_by_mass(digit):
+    """Return an array of 28 by 28, the centre of mass in the middle of pixel 14."""
+    ink = np.asarray(digit, "float32")
+    rows, columns = np.indices(ink.shape)
+    top = round(np.average(rows, weights=ink) - 144.5)  # pixel 14 is 140 to 149 here
+    left = round(np.average(columns, weights=ink) - 144.5)
+    digit = digit.crop((left, top, left + 280, top + 280)).reduce(10)
+    return np.asarray(digit, "float32")[..., np.newaxis] / 255
 
 
 # === 4. The figure of --plot: curves, mistakes, photographs ===========================

@@ -34,7 +34,8 @@ def broken(function, error):
         "main",
         "draw",
         "open_grey",
-        "read_digit",
+        "find_digit",
+        "form_digit",
         "find_ink",
     ],
 )
