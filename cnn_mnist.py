@@ -8,7 +8,7 @@
     python3 cnn_mnist.py
 
 After 15 epochs the test accuracy is about 0.991. Other seeds give 0.989 to 0.993.
-Room 1 is the program. Rooms 2 to 8 are for those who go on.
+Part 1 is the program. Read parts 2 to 8 when you want to change what they do.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def build_model():
     Input: float32, shape (batch, 28, 28, 1), values in [0, 1].
     Output: float32, shape (batch, 10), the probability of each digit.
     """
-    layers = keras.layers  # imported late, by room 7
+    layers = keras.layers  # part 7 imports keras late; layers of your own go to its end
     model = keras.Sequential(
         [
             keras.Input(shape=INPUT_SHAPE),
@@ -126,7 +126,9 @@ def main(argv=None):
     print_versions()
     model.summary()
 
-    batch_size = min(args.batch_size, len(x_train))  # TensorFlow takes no 10**30
+    batch_size = min(
+        args.batch_size, len(x_train)
+    )  # a huge one is an error in TensorFlow
     with ctrl_c_stops_training() as ctrl_c:
         callbacks = [model_saver(args.save_model), ctrl_c]
         history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
@@ -158,7 +160,7 @@ class InputError(ValueError):
 def reading(path):
     """Raise InputError, in one line, for any error while a file is read.
 
-    Wrap only the call that decodes the file: our own mistakes keep their traceback.
+    Wrap only the call that reads the file. Then our own mistakes keep their traceback.
     """
     try:
         with warnings.catch_warnings(
@@ -178,8 +180,7 @@ def reason_of(error):
 def check_zip(path):
     """Raise InputError unless the file is a zip archive, as .npz and .keras files are.
 
-    The libraries' own answers mislead: NumPy takes any other file for a pickle, and
-    Keras says that the file does not exist.
+    NumPy calls any other file a pickle. Keras says that there is no such file.
     """
     with reading(path):
         zipfile.ZipFile(path).close()
@@ -189,8 +190,9 @@ def read_arrays(path=DATA):
     """Return the uint8 arrays x_train, y_train, x_test, y_test, as `load_data` says."""
     if Path(path) == DATA and not DATA.exists():
         source = f"keras.datasets.mnist (there is no {DATA}; --data takes another file)"
-        download = keras.datasets.mnist.load_data  # a broken Keras is no broken file
-        # Its progress bar is no result, so it goes to standard error.
+        # Outside `reading`: if Keras cannot be imported, the file is not to blame.
+        download = keras.datasets.mnist.load_data
+        # The progress bar is not a result, so it goes to standard error.
         with reading(source), contextlib.redirect_stdout(sys.stderr):
             (x_train, y_train), (x_test, y_test) = download()
         arrays = [x_train, y_train, x_test, y_test]
@@ -198,7 +200,7 @@ def read_arrays(path=DATA):
         source = path
         check_zip(path)
         with reading(path), np.load(path) as archive:
-            # A member that is no array comes as bytes.
+            # A file in the archive that is not an array comes as bytes.
             arrays = [np.asarray(archive[name]) for name in ARRAY_NAMES]
     check_arrays(source, *arrays)
     return arrays
@@ -234,7 +236,7 @@ def load_model(path):
     Raises InputError if there is none, if Keras's safe mode rejects it, or if the model
     does not do what `check_model` asks.
     """
-    load = keras.saving.load_model  # a broken Keras is no broken file
+    load = keras.saving.load_model  # outside `reading`, as in read_arrays
     check_zip(path)
     with reading(path):
         model = load(path, safe_mode=True)
@@ -245,7 +247,7 @@ def load_model(path):
 def check_model(path, model):
     """Raise InputError unless the model gives probabilities, and has a loss to learn by.
 
-    We try the model on noise. Its configuration could say the same in many ways.
+    We try the model on noise. That is surer than to search its configuration.
     """
     found = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
     expected = ((None, *INPUT_SHAPE), (None, NUM_CLASSES))
@@ -283,8 +285,8 @@ def write_files(args, model, history, x, y, photographs):
     """Write the files that the options ask for; return whether all could be written."""
     outcomes = []
     if args.save_model:
-        # Once more: there may have been no epoch, or keras.callbacks.EarlyStopping may
-        # have restored the best weights after the last one.
+        # Once more: with 0 epochs nothing is saved yet, and EarlyStopping may have
+        # restored the best weights after the last epoch.
         outcomes.append(save(args.save_model, model.save))
     if args.plot:
         outcomes.append(save_figure(args.plot, model, history, x, y, photographs))
@@ -297,7 +299,7 @@ def write_files(args, model, history, x, y, photographs):
 def save(path, write):
     """Let `write` fill a new file, then move it to `path`. Return whether it worked.
 
-    So a crash leaves no half-written file at `path`, and Ctrl-C waits until it is whole.
+    A crash leaves no half-written file at `path`. Ctrl-C waits until the file is whole.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     try:
@@ -305,7 +307,7 @@ def save(path, write):
             ctrl_c_waits(),
             TemporaryDirectory(prefix=".mnist.", dir=target.parent) as folder,
         ):
-            new_file = Path(folder, "new" + path.suffix)  # Keras takes only .keras
+            new_file = Path(folder, "new" + path.suffix)  # which decides the format
             write(new_file)
             put_in_place(new_file, target)
     except OSError as error:
@@ -315,7 +317,7 @@ def save(path, write):
 
 
 def put_in_place(new_file, target):
-    """Move `new_file` to `target`. A file that was there passes its permissions on."""
+    """Move `new_file` to `target`, and keep the permissions of the file that was there."""
     with contextlib.suppress(FileNotFoundError):
         shutil.copymode(target, new_file)
     try:
@@ -327,8 +329,9 @@ def put_in_place(new_file, target):
 
 
 # === 3. Your own photographs: from an image file to a digit as MNIST has it ===========
-# Read this if your handwriting is misread. `find_ink` tells ink from paper, `choose_parts`
-# tells the digit from other ink, and the last three functions give it MNIST's form.
+# Read this if your handwriting is misread. `choose_channel` decides about colours,
+# `find_ink` what is darker than the paper, `choose_parts` what belongs to the digit, and
+# `cut_out` how dark ink has to be. The last two functions give the digit MNIST's form.
 PAGE_SIDE = 200  # pixels: the longer side of the page on which ink is measured
 CELL = 4  # pixels of the page: parts of the ink are told apart on a map of such cells
 LEAST_INK = 10  # of 255: fainter marks count as paper
@@ -422,7 +425,7 @@ def stretch_to_8_bits(values):
 
 
 def lay_on_white(image):
-    """Return an RGBA image in grey on white paper. If all is white then, return its alpha."""
+    """Return an RGBA image in grey on white paper, or its alpha if that shows nothing."""
     from PIL import Image
 
     paper = Image.new("RGBA", image.size, "white")
@@ -432,9 +435,9 @@ def lay_on_white(image):
 
 
 def choose_channel(image):
-    """Return an RGB image in grey, or one channel where that shows at least twice as much.
+    """Return an RGB image in grey, or one of its channels if that shows twice as much.
 
-    Red on green of the same grey shows in the channels only, yellow on white in the blue.
+    Red and green can have the same grey. Yellow on white shows only in the blue channel.
     """
     from PIL import ImageChops, ImageFilter, ImageStat
 
@@ -461,16 +464,17 @@ def fit(image, side):
 
 
 def find_digit(grey):
-    """Return the digit's ink: float32, a page's height and width, 0 to 255 for black.
+    """Return the digit's ink: float32, shape (height, width), 0 for paper, 255 for black.
 
-    Paper is 0, and so is other ink, such as a frame or a speck.
+    A frame, a speck, and all other ink are 0, too.
     """
     for _ in range(2):  # the second time it is found more exactly
         grey = zoom_in(grey)
     ink = find_ink(fit(grey, PAGE_SIDE))
     cells = choose_parts(mean_of_cells(ink))
-    digit = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
-    return np.where(digit[: len(ink), : len(ink[0])], ink, 0)
+    mask = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
+    height, width = ink.shape
+    return np.where(mask[:height, :width], ink, 0)
 
 
 def zoom_in(grey):
@@ -491,7 +495,7 @@ def zoom_in(grey):
 def find_ink(page):
     """Return how much darker than its paper each pixel is: 0 is paper, 255 is black.
 
-    page: a grey image. Of one that is light on dark: how much lighter.
+    page: a grey image. If its ink is lighter than its paper: how much lighter.
     """
     from PIL import Image, ImageFilter, ImageOps
 
@@ -500,10 +504,11 @@ def find_ink(page):
         page = ImageOps.invert(page)
     paper = fill_dark_strokes(np.asarray(page.reduce(2), "float32"))
     paper = np.asarray(Image.fromarray(paper).resize(page.size))
-    lack = paper - np.asarray(page, "float32")  # of light
-    # Ink is a share of the light, as it is in a shadow. A dark table's grain stays faint.
+    darkness = paper - np.asarray(page, "float32")
+    # We divide by the paper's light, so that ink in a shadow counts as much as elsewhere.
+    # But a dark table is not paper in a shadow: its grain has to stay faint.
     light = np.maximum(paper, max(0.6 * paper.max(), 1))
-    return np.where(lack > LEAST_INK, 255 * lack / light, 0)
+    return np.where(darkness > LEAST_INK, 255 * darkness / light, 0)
 
 
 def is_light_on_dark(page):
@@ -539,7 +544,7 @@ def find_marks(page):
 def fill_dark_strokes(page):
     """Return a page (an array) without what is darker and narrower than WIDEST_STROKE."""
     reach = round(WIDEST_STROKE * max(page.shape) / 2)
-    page = np.pad(page, 2 * reach, "edge")  # so that a table is wide enough to stay
+    page = np.pad(page, 2 * reach, "edge")  # or a table at the border would be a stroke
     return slide(slide(page, reach, np.max), reach, np.min)  # a morphological closing
 
 
@@ -548,7 +553,10 @@ def fill_light_strokes(page):
 
 
 def slide(values, reach, choose):
-    """Return the largest (np.max) or smallest value up to `reach` away, without a border."""
+    """Return the largest (np.max) or smallest (np.min) value up to `reach` pixels away.
+
+    The result is smaller by `reach` at each side.
+    """
     for axis in (0, 1):
         windows = np.lib.stride_tricks.sliding_window_view(values, 2 * reach + 1, axis)
         values = choose(windows, axis=-1)
@@ -568,10 +576,11 @@ def mean_of_cells(ink):
 
 
 def find_parts(strength):
-    """Return a mask for each part of a map's ink that hangs together."""
+    """Return a mask for each connected part of the ink on a map."""
     from PIL import Image, ImageDraw
 
-    mask = slide(np.pad(strength > strength.max() / 3, 1), 1, np.max)  # bridges a cell
+    is_ink = np.pad(strength > strength.max() / 3, 1)
+    mask = slide(is_ink, 1, np.max)  # a gap of two cells does not divide a part
     labels = Image.fromarray(np.int32(mask))  # 1: ink that is in no part yet
     parts = []
     while 1 in np.asarray(labels):
@@ -583,10 +592,10 @@ def find_parts(strength):
 
 
 def choose_parts(strength):
-    """Return the mask of a map's digit: its largest part, and what may belong to it.
+    """Return the mask of the digit on a map: its largest part, and what belongs to it.
 
-    That is what is near it, as the flag of a 5, or not much smaller, as another digit.
-    What surrounds another part is a frame or a table.
+    A part near it belongs to it, such as the flag of a 5, and so does a part with more
+    than 15 % of its ink. A part around another part is a frame or a table.
     """
     digit = np.zeros(strength.shape, bool)
     parts = find_parts(strength)
@@ -608,7 +617,7 @@ def choose_parts(strength):
 
 
 def is_inside(box, frame):
-    """Return whether a box is inside another, and no mere dot in it."""
+    """Return whether a box is inside another, and more than a dot in it."""
     inside = (box[:2] > frame[:2]).all() and (box[2:] < frame[2:]).all()
     return inside and max(box[2:] - box[:2]) > max(frame[2:] - frame[:2]) / 4
 
@@ -634,7 +643,8 @@ def count_digits(ink):
     reached = -1
     for left, top, right, bottom in sorted(boxes, key=lambda box: box[0]):
         if bottom - top > tallest / 2:
-            count += left >= reached
+            if left >= reached:
+                count += 1
             reached = max(reached, right)
     return count
 
@@ -648,23 +658,26 @@ def form_digit(ink):
 
 
 def cut_out(ink):
-    """Return the ink as an image of 280 pixels, black, in the middle 200 of them."""
+    """Return the ink as an image: the digit's longer side 200 pixels, its border 40."""
     from PIL import Image, ImageOps
 
-    threshold = ink.max() / 2  # then halfway between the means of ink and paper
+    threshold = ink.max() / 2  # a first guess
+    # Better: halfway between the mean of the ink and that of the paper.
     threshold = (ink[ink > threshold].mean() + ink[ink <= threshold].mean()) / 2
-    black = ink[ink > threshold].mean()
+    mean_ink = ink[ink > threshold].mean()
     box = Image.fromarray(ink > threshold).getbbox()
-    ink = np.where(ink < 0.75 * threshold, 0, ink)  # ruled lines; a stroke's edges stay
-    digit = Image.fromarray(np.uint8(np.minimum(255 * ink / black, 255)))
+    # Without ruled lines, which are fainter, but with the soft edges of strokes.
+    ink = np.where(ink < 0.75 * threshold, 0, ink)
+    digit = Image.fromarray(np.uint8(np.minimum(255 * ink / mean_ink, 255)))
     return ImageOps.expand(ImageOps.contain(digit.crop(box), (200, 200)), 40)
 
 
 def widen_thin_strokes(digit):
     """Return the image with strokes at least as wide as MNIST's.
 
-    A stroke's width is its area over half the length of its edges. The variance of a bar
-    is width**2 / 12, and a blur adds its own. So a blur makes it wider.
+    A stroke's width is its area over half the length of its edges. Across the stroke, the
+    ink's variance is width**2 / 12. A blur adds its own variance, so we choose the blur
+    that leads to STROKE_WIDTH.
     """
     from PIL import Image, ImageFilter
 
@@ -698,11 +711,11 @@ FIGURE_SUFFIXES = (".png", ".svg", ".pdf", ".PNG", ".SVG", ".PDF")
 
 
 def save_figure(path, model, history, x_test, y_test, photographs):
-    """Draw the results to a file; return whether that worked. Arguments as in `draw`."""
+    """Draw the results to a file; return whether that worked."""
     probabilities = model.predict(x_test, verbose=0)
     figure = draw(history, x_test, y_test, probabilities, photographs)
     with warnings.catch_warnings():
-        # The font may lack the letters of a file's name: then it draws boxes.
+        # If the font lacks the letters of a file's name, boxes stand for them.
         warnings.filterwarnings("ignore", message="Glyph")
         return save(path, figure.savefig)
 
@@ -790,10 +803,11 @@ def draw_tiles(subfigure, title, tiles):
 
 
 # === 5. The page of --page: draw.html with this network in it =========================
-# Read this if you use a layer that draw.html does not know yet.
-PAGE = Path(__file__).resolve().with_name("draw.html")
-PAGE_LAYERS = ("Conv2D", "MaxPooling2D", "Flatten", "Dropout", "Dense")
-PAGE_ACTIVATIONS = ("linear", "relu", "softmax", "gelu", "tanh", "sigmoid")
+# Read this if you use a layer that draw.html does not know. Add its class to HTML_LAYERS,
+# and a function that calculates it to LAYERS in draw.html.
+HTML_PAGE = Path(__file__).resolve().with_name("draw.html")
+HTML_LAYERS = ("Conv2D", "MaxPooling2D", "Flatten", "Dropout", "Dense")
+HTML_ACTIVATIONS = ("linear", "relu", "softmax", "gelu", "tanh", "sigmoid")
 
 
 def page_of(model):
@@ -801,19 +815,19 @@ def page_of(model):
 
     Raises InputError if there is no draw.html, or if it does not know a layer.
     """
-    with reading(PAGE):
-        page = PAGE.read_text(encoding="utf-8")
+    with reading(HTML_PAGE):
+        page = HTML_PAGE.read_text(encoding="utf-8")
     page, network_starts, old_network = page.partition('id="network">')
     _, network_ends, end_of_page = old_network.partition("</script>")
     if not network_ends:
-        raise InputError(f"cannot read {PAGE}: there is no network in it to replace")
+        raise InputError(f"cannot read {HTML_PAGE}: there is no network to replace")
 
     if not model.built:  # a Sequential model without an Input
         model.build((None, *INPUT_SHAPE))
     layers = [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
     if getattr(layers[-1], "activation", None) is not keras.activations.softmax:
         raise InputError("draw.html needs a last layer with softmax")
-    descriptions = [page_layer(layer) for layer in layers]
+    descriptions = [layer_description(layer) for layer in layers]
     image = values = np.ones((1, *INPUT_SHAPE), dtype="float32")
     for layer in layers:
         values = layer(values)
@@ -826,20 +840,23 @@ def page_of(model):
         "layers": descriptions,
         "weights": base64.b64encode(weights).decode(),
     }
-    text = json.dumps(network).replace("<", r"\u003c")  # so that no tag ends within it
+    text = json.dumps(network).replace("<", r"\u003c")  # a "</script>" would end it
     return page + network_starts + text + network_ends + end_of_page
 
 
-def page_layer(layer):
+def layer_description(layer):
     """Return what draw.html needs to know of a layer, as a dict without its weights."""
     kind = type(layer).__name__
     config = layer.get_config()
-    usual = {"data_format": "channels_last", "dilation_rate": (1, 1), "groups": 1}
-    is_usual = all(config.get(name, value) == value for name, value in usual.items())
-    is_flat = len(layer.input.shape) == 2
-    if kind not in PAGE_LAYERS or not is_usual or (kind == "Dense" and not is_flat):
+    supported = {"data_format": "channels_last", "dilation_rate": (1, 1), "groups": 1}
+    is_supported = kind in HTML_LAYERS and all(
+        config.get(name, value) == value for name, value in supported.items()
+    )
+    if kind == "Dense" and len(layer.input.shape) > 2:
+        is_supported = False
+    if not is_supported:
         raise InputError(f"draw.html does not know the layer {layer.name} ({kind})")
-    if config.get("activation", "linear") not in PAGE_ACTIVATIONS:
+    if config.get("activation", "linear") not in HTML_ACTIVATIONS:
         raise InputError(f"draw.html does not know the activation of {layer.name}")
     config["class"] = kind
     config["input_shape"] = layer.input.shape[1:]
@@ -893,7 +910,7 @@ def option_parser():
         help="the .npz file to train and test on (default: mnist.npz beside the script)",
     )
     for option, text in (
-        ("--load-model", "resume from this .keras model"),
+        ("--load-model", "go on with this .keras model; --epochs counts from it"),
         ("--save-model", "save to this .keras file after every epoch"),
         ("--plot", "draw the results to this .png, .svg or .pdf file"),
         ("--page", "write draw.html with the trained network to this .html file"),
@@ -923,7 +940,7 @@ def expand_patterns(names):
 
 
 def check_package(option, package, module):
-    """Raise InputError unless the package can be imported: now, not after the training."""
+    """Raise InputError unless the package can be imported."""
     try:
         importlib.import_module(module)
     except Exception as error:  # not installed, or installed and broken
@@ -961,7 +978,7 @@ def verbosity():
 
 
 def print_versions():
-    """Print what computes and where: "Keras 3.15.1 with tensorflow 2.21.0 on CPU:0"."""
+    """Print a line such as "Keras 3.15.1 with tensorflow 2.21.0 on CPU:0"."""
     backend = keras.backend.backend()
     version = sys.modules[backend].__version__
     # TensorFlow's tensors are on /job:localhost/replica:0/task:0/device:GPU:0.
@@ -972,14 +989,14 @@ def print_versions():
 
 
 def print_results(results):
-    """Print the loss, then each metric. One with a value for each class gives the mean."""
+    """Print the loss, then each metric. Of a value for each class, print the mean."""
     for name in ["loss", *sorted(results.keys() - {"loss"})]:
         print(f"Test {name}: {np.mean(results[name]):.4f}")
 
 
 def printable(text):
     """Return the text with escapes for what standard output cannot encode."""
-    # An error handler of the stream would keep Keras from drawing its bar with other signs.
+    # Not by sys.stdout.reconfigure: Keras draws its bar with plain signs after an error.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
@@ -989,15 +1006,11 @@ def printable(text):
 class LateKeras:
     """Stands for the module keras, and imports it when something of it is first used.
 
-    The import takes seconds, and a wrong option gets its answer without it. Classes of
-    your own, such as `class Noise(keras.layers.Layer)`, go below `keras = LateKeras()`.
+    The import takes seconds. A wrong option is answered before it.
     """
 
     def __getattr__(self, name):
         return getattr(load_keras(), name)
-
-
-keras = LateKeras()
 
 
 @functools.cache
@@ -1011,7 +1024,7 @@ def load_keras():
     silence = stderr_silenced()
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         silence = contextlib.nullcontext()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, no mere information
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no information
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # memory as needed
     try:
@@ -1033,7 +1046,7 @@ def stderr_silenced():
     """Discard what is written to standard error, by C++ code too."""
     try:
         stderr = os.dup(2)
-    except OSError:  # it is closed: nothing can be written to it
+    except OSError:  # it is closed already
         yield
         return
     try:
@@ -1047,10 +1060,10 @@ def stderr_silenced():
 
 @contextlib.contextmanager
 def ctrl_c_stops_training():
-    """Ctrl-C ends the training after the current step, and a second one at once.
+    """Let Ctrl-C end the training after the current step. A second Ctrl-C ends it at once.
 
-    Yields the callback for fit. Its `pressed` says whether Ctrl-C was pressed. A signal
-    handler is surer than `except KeyboardInterrupt`, which Python loses now and then.
+    Yields the callback for fit. Its `pressed` says whether Ctrl-C was pressed. We use a
+    signal handler, as Python sometimes loses a KeyboardInterrupt.
     """
     previous = signal.getsignal(signal.SIGINT)
 
@@ -1098,9 +1111,9 @@ def ctrl_c_waits():
 
 
 def may_handle_ctrl_c():
-    """Return whether we may: in the main thread, and unless Ctrl-C is to be ignored."""
+    """Return whether this thread can handle Ctrl-C, and nobody wants it to be ignored."""
     in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)  # None: one that Python cannot put back
+    handler = signal.getsignal(signal.SIGINT)  # None if Python cannot put it back
     return in_main_thread and handler not in (None, signal.SIG_IGN)
 
 
@@ -1115,8 +1128,12 @@ def become_batch_work():
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
+keras = LateKeras()
+# Here is the place for layers of your own, such as `class Noise(keras.layers.Layer)`.
+
+
 # === 8. The start =====================================================================
-# What the process needs before `main` and after it. This, too, is rarely worth changing.
+# What the process needs before `main` and after it. It is rarely worth changing.
 def run_as_program():
     """Prepare the process, call `main`, and end with its status."""
     if hasattr(sys, "ps1"):  # %run in a notebook: the process is not ours to change
@@ -1125,7 +1142,7 @@ def run_as_program():
         # Outside `model.fit`, Ctrl-C ends the process at once, without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     open_closed_streams()
-    # Shows where a library crashes the process; a copy, as load_keras turns 2 off.
+    # It shows where a library crashes. It gets a copy, as load_keras silences number 2.
     faulthandler.enable(os.dup(2))
     become_batch_work()
     try:
@@ -1141,7 +1158,7 @@ def run_as_program():
 def open_closed_streams():
     """Open the null device for each standard stream that was closed from the start.
 
-    In this order, as each takes the lowest number that is free: 0, 1 or 2.
+    The order matters: each takes the lowest number that is free, 0, 1 or 2.
     """
     nowhere = Path(os.devnull)
     if sys.stdin is None:

@@ -243,14 +243,14 @@ def test_a_layer_that_is_used_twice_is_refused():
 
 
 def test_a_missing_template_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(cnn_mnist, "PAGE", tmp_path / "gone.html")
+    monkeypatch.setattr(cnn_mnist, "HTML_PAGE", tmp_path / "gone.html")
     with pytest.raises(cnn_mnist.InputError, match="gone.html"):
         cnn_mnist.page_of(functional())
 
 
 def test_a_template_without_a_network_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(cnn_mnist, "PAGE", tmp_path / "other.html")
-    cnn_mnist.PAGE.write_text("<html></html>")
+    monkeypatch.setattr(cnn_mnist, "HTML_PAGE", tmp_path / "other.html")
+    cnn_mnist.HTML_PAGE.write_text("<html></html>")
     with pytest.raises(cnn_mnist.InputError, match="other.html"):
         cnn_mnist.page_of(functional())
 
