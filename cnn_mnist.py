@@ -126,9 +126,7 @@ def main(argv=None):
     print_versions()
     model.summary()
 
-    batch_size = min(
-        args.batch_size, len(x_train)
-    )  # a huge one is an error in TensorFlow
+    batch_size = min(args.batch_size, len(x_train))  # TensorFlow fails on huge ones
     with ctrl_c_stops_training() as ctrl_c:
         callbacks = [model_saver(args.save_model), ctrl_c]
         history = train(model, x_train, y_train, batch_size, args.epochs, callbacks)
@@ -163,9 +161,7 @@ def reading(path):
     Wrap only the call that reads the file. Then our own mistakes keep their traceback.
     """
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # odd files are read all the same
+        with warnings.catch_warnings(action="ignore"):  # odd, but readable
             yield
     except Exception as error:  # damaged files raise errors of many kinds
         raise InputError(f"cannot read {path}: {reason_of(error)}") from error
@@ -322,9 +318,8 @@ def put_in_place(new_file, target):
         shutil.copymode(target, new_file)
     try:
         new_file.replace(target)
-    except (
-        OSError
-    ):  # Docker can mount a file so that it is writable but not replaceable
+    except OSError:
+        # Docker can mount a file so that it is writable, but cannot be replaced.
         shutil.copyfile(new_file, target)
 
 
@@ -332,10 +327,14 @@ def put_in_place(new_file, target):
 # Read this if your handwriting is misread. `choose_channel` decides about colours,
 # `find_ink` what is darker than the paper, `choose_parts` what belongs to the digit, and
 # `cut_out` how dark ink has to be. The last two functions give the digit MNIST's form.
+with contextlib.suppress(Exception):  # check_package says so, if Pillow is needed
+    from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat
+
 PAGE_SIDE = 200  # pixels: the longer side of the page on which ink is measured
 CELL = 4  # pixels of the page: parts of the ink are told apart on a map of such cells
 LEAST_INK = 10  # of 255: fainter marks count as paper
 WIDEST_STROKE = 0.28  # of the longer side: what is wider is a shadow or a table
+LARGE_PART = 0.15  # of the largest part's ink: more ink is no speck, but a digit
 MARGIN = 0.3  # of the digit's longer side: how much paper is left around it
 STROKE_WIDTH = 25  # of 280 pixels: the usual width of a stroke in MNIST
 
@@ -387,12 +386,10 @@ def open_grey(path):
 
     Raises InputError if Pillow cannot read it.
     """
-    from PIL import Image, ImageOps
-
+    check_package("--predict", "pillow", module="PIL.Image")
     add_heic_to_pillow()
     try:
         with reading(path), Image.open(path) as file:
-            file.load()
             image = ImageOps.exif_transpose(file)
     except InputError as error:
         if Path(path).suffix.lower() not in (".heic", ".heif"):
@@ -417,8 +414,6 @@ def add_heic_to_pillow():
 
 def stretch_to_8_bits(values):
     """Return numbers of any range as a grey image, the lowest black, the highest white."""
-    from PIL import Image
-
     values = np.nan_to_num(values, nan=np.nanmedian(values))
     values = np.interp(values, (values.min(), values.max()), (0, 255))
     return Image.fromarray(np.uint8(values))
@@ -426,8 +421,6 @@ def stretch_to_8_bits(values):
 
 def lay_on_white(image):
     """Return an RGBA image in grey on white paper, or its alpha if that shows nothing."""
-    from PIL import Image
-
     paper = Image.new("RGBA", image.size, "white")
     page = choose_channel(Image.alpha_composite(paper, image).convert("RGB"))
     darkest, lightest = page.getextrema()
@@ -439,25 +432,22 @@ def choose_channel(image):
 
     Red and green can have the same grey. Yellow on white shows only in the blue channel.
     """
-    from PIL import ImageChops, ImageFilter, ImageStat
-
     page = fit(image, PAGE_SIDE)
-    channels = [page.convert("L"), *page.split()]
-    details = []
-    for channel in channels:
-        surroundings = channel.filter(ImageFilter.GaussianBlur(20))
-        difference = ImageChops.difference(channel, surroundings)
-        details += ImageStat.Stat(difference).rms
-    grey, *colours = details
+    colours = detail(page)
+    [grey] = detail(page.convert("L"))
     if max(colours) > 2 * grey:
-        return image.getchannel(int(np.argmax(colours)))
+        return image.getchannel(colours.index(max(colours)))
     return image.convert("L")
+
+
+def detail(page):
+    """Return how much each channel differs from its surroundings, as a list."""
+    surroundings = page.filter(ImageFilter.GaussianBlur(20))
+    return ImageStat.Stat(ImageChops.difference(page, surroundings)).rms
 
 
 def fit(image, side):
     """Return an image made larger or smaller, its longer side `side` pixels."""
-    from PIL import Image
-
     scale = side / max(image.size)
     size = [max(1, round(scale * length)) for length in image.size]
     return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3)
@@ -483,13 +473,16 @@ def zoom_in(grey):
     digit = choose_parts(find_marks(page))
     if not digit.any():
         return grey
-    box = box_of(digit) * (max(grey.size) / max(page.size))
-    left, top, right, bottom = box
+    scale = max(grey.size) / max(page.size)
+    left, top, right, bottom = scale * box_of(digit)
     margin = MARGIN * max(right - left, bottom - top)
-    box += (-margin, -margin, margin, margin)
-    width, height = grey.size
-    box = np.clip(box, 0, (width, height, width, height))
-    return grey.crop(tuple(box.round()))
+    box = (
+        max(0, round(left - margin)),
+        max(0, round(top - margin)),
+        min(grey.width, round(right + margin)),
+        min(grey.height, round(bottom + margin)),
+    )
+    return grey.crop(box)
 
 
 def find_ink(page):
@@ -497,18 +490,22 @@ def find_ink(page):
 
     page: a grey image. If its ink is lighter than its paper: how much lighter.
     """
-    from PIL import Image, ImageFilter, ImageOps
-
     page = page.filter(ImageFilter.GaussianBlur(1))  # against noise
     if is_light_on_dark(page):
         page = ImageOps.invert(page)
     paper = fill_dark_strokes(np.asarray(page.reduce(2), "float32"))
     paper = np.asarray(Image.fromarray(paper).resize(page.size))
-    darkness = paper - np.asarray(page, "float32")
-    # We divide by the paper's light, so that ink in a shadow counts as much as elsewhere.
-    # But a dark table is not paper in a shadow: its grain has to stay faint.
+    return 255 * share_of_light(paper - np.asarray(page, "float32"), paper)
+
+
+def share_of_light(darkness, paper):
+    """Return which share of its paper's light each pixel lacks, and 0 where it is faint.
+
+    So ink in a shadow counts as much as elsewhere. But a dark table is not paper in a
+    shadow: its grain has to stay faint, so paper has at least 60 % of the brightest light.
+    """
     light = np.maximum(paper, max(0.6 * paper.max(), 1))
-    return np.where(darkness > LEAST_INK, 255 * darkness / light, 0)
+    return np.where(darkness > LEAST_INK, darkness / light, 0)
 
 
 def is_light_on_dark(page):
@@ -517,8 +514,6 @@ def is_light_on_dark(page):
     Ink is in the minority around it, and paper varies less. The first tells with thin
     strokes, the second also with strokes that fill the picture.
     """
-    from PIL import ImageFilter, ImageOps
-
     page = page.reduce(CELL)
     middle = ImageOps.crop(page, int(0.15 * min(page.size)))  # beyond may be a table
     around = np.asarray(middle.filter(ImageFilter.GaussianBlur(5)), "float32")
@@ -527,7 +522,7 @@ def is_light_on_dark(page):
 
     page = np.asarray(page, "float32")
     light = variation(fill_dark_strokes(page))
-    dark = variation(fill_light_strokes(page))
+    dark = variation(fill_dark_strokes(255 - page))
     smoothness = (dark - light) / max(dark + light, 1)
     return minority + smoothness / 2 < 0
 
@@ -535,10 +530,10 @@ def is_light_on_dark(page):
 def find_marks(page):
     """Return how much each pixel differs from the paper around it, darker or lighter."""
     page = np.asarray(page, "float32")
-    light = fill_dark_strokes(page)
-    marks = np.maximum(light - page, page - fill_light_strokes(page))
-    light = np.maximum(light, max(0.6 * light.max(), 1))
-    return np.where(marks > LEAST_INK, marks / light, 0)
+    light_paper = fill_dark_strokes(page)
+    dark_paper = 255 - fill_dark_strokes(255 - page)
+    marks = np.maximum(light_paper - page, page - dark_paper)
+    return share_of_light(marks, light_paper)
 
 
 def fill_dark_strokes(page):
@@ -546,10 +541,6 @@ def fill_dark_strokes(page):
     reach = round(WIDEST_STROKE * max(page.shape) / 2)
     page = np.pad(page, 2 * reach, "edge")  # or a table at the border would be a stroke
     return slide(slide(page, reach, np.max), reach, np.min)  # a morphological closing
-
-
-def fill_light_strokes(page):
-    return 255 - fill_dark_strokes(255 - page)
 
 
 def slide(values, reach, choose):
@@ -570,24 +561,19 @@ def variation(page):
 
 def mean_of_cells(ink):
     """Return the mean ink of each cell of CELL by CELL pixels: a map of the page."""
-    from PIL import Image
-
     return np.asarray(Image.fromarray(ink.astype("float32")).reduce(CELL))
 
 
 def find_parts(strength):
     """Return a mask for each connected part of the ink on a map."""
-    from PIL import Image, ImageDraw
-
-    is_ink = np.pad(strength > strength.max() / 3, 1)
-    mask = slide(is_ink, 1, np.max)  # a gap of two cells does not divide a part
-    labels = Image.fromarray(np.int32(mask))  # 1: ink that is in no part yet
+    is_ink = Image.fromarray(np.uint8(strength > strength.max() / 3))
+    rest = is_ink.filter(ImageFilter.MaxFilter(3))  # a gap of two cells divides nothing
     parts = []
-    while 1 in np.asarray(labels):
-        row, column = np.argwhere(np.asarray(labels) == 1)[0].tolist()
-        label = len(parts) + 2
-        ImageDraw.floodfill(labels, (column, row), label)
-        parts.append(np.asarray(labels) == label)
+    while rest.getbbox():
+        before = np.asarray(rest)
+        row, column = np.argwhere(before)[0].tolist()
+        ImageDraw.floodfill(rest, (column, row), value=0)
+        parts.append(before != np.asarray(rest))
     return parts
 
 
@@ -597,22 +583,23 @@ def choose_parts(strength):
     A part near it belongs to it, such as the flag of a 5, and so does a part with more
     than 15 % of its ink. A part around another part is a frame or a table.
     """
-    digit = np.zeros(strength.shape, bool)
+
+    def amount(part):
+        return strength[part].sum()
+
     parts = find_parts(strength)
     boxes = [box_of(part) for part in parts]
-    weights = [strength[part].sum() for part in parts]
     candidates = []
-    for i, box in enumerate(boxes):
+    for part, box in zip(parts, boxes):
         if not any(is_inside(other, box) for other in boxes):
-            candidates.append(i)
-    if not candidates:
-        return digit
+            candidates.append(part)
 
-    largest = max(candidates, key=lambda i: weights[i])
-    for i in candidates:
-        is_large = weights[i] > 0.15 * weights[largest]
-        if is_large or are_near(boxes[i], boxes[largest]):
-            digit |= parts[i]
+    largest = max(candidates, key=amount, default=np.zeros(strength.shape, bool))
+    digit = largest.copy()
+    for part in candidates:
+        is_large = amount(part) > LARGE_PART * amount(largest)
+        if is_large or are_near(box_of(part), box_of(largest)):
+            digit |= part
     return digit
 
 
@@ -630,23 +617,17 @@ def are_near(box, digit):
 
 def box_of(mask):
     """Return where a mask is True as an array of left, top, right and bottom."""
-    from PIL import Image
-
     return np.array(Image.fromarray(mask).getbbox(), "float32")
 
 
 def count_digits(ink):
     """Return how many parts of the ink stand side by side, about as tall as each other."""
-    boxes = [box_of(part) for part in find_parts(mean_of_cells(ink))]
-    tallest = max(bottom - top for _, top, _, bottom in boxes)
-    count = 0
-    reached = -1
-    for left, top, right, bottom in sorted(boxes, key=lambda box: box[0]):
-        if bottom - top > tallest / 2:
-            if left >= reached:
-                count += 1
-            reached = max(reached, right)
-    return count
+    parts = find_parts(mean_of_cells(ink))
+    heights = [part.any(axis=1).sum() for part in parts]
+    tall = [part for part, height in zip(parts, heights) if height > max(heights) / 2]
+    has_ink = np.any(tall, axis=(0, 1))  # by column
+    starts = np.diff(has_ink, prepend=False) & has_ink
+    return int(starts.sum())
 
 
 def form_digit(ink):
@@ -659,8 +640,6 @@ def form_digit(ink):
 
 def cut_out(ink):
     """Return the ink as an image: the digit's longer side 200 pixels, its border 40."""
-    from PIL import Image, ImageOps
-
     threshold = ink.max() / 2  # a first guess
     # Better: halfway between the mean of the ink and that of the paper.
     threshold = (ink[ink > threshold].mean() + ink[ink <= threshold].mean()) / 2
@@ -679,13 +658,12 @@ def widen_thin_strokes(digit):
     ink's variance is width**2 / 12. A blur adds its own variance, so we choose the blur
     that leads to STROKE_WIDTH.
     """
-    from PIL import Image, ImageFilter
-
     ink = np.asarray(digit, "float32")
     edges = np.hypot(*np.gradient(ink)).sum()
     width = 2 * ink.sum() / edges
     variance = max(STROKE_WIDTH**2 - width**2, 0) / 12
-    ink = np.float32(digit.filter(ImageFilter.GaussianBlur(float(variance) ** 0.5)))
+    digit = digit.filter(ImageFilter.GaussianBlur(math.sqrt(variance)))
+    ink = np.asarray(digit, "float32")
     mean_ink = np.sum(ink**2) / ink.sum()
     black_again = np.minimum(255 * ink / mean_ink, 255)
     return Image.fromarray(np.uint8(black_again))
