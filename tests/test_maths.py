@@ -329,3 +329,178 @@ def test_where_keras_puts_epsilon():
         states = [update(*state, 1e-5, t) for update, state in updates]
     keras_step, paper_step = (s[0] - b for s, b in zip(states, before))
     assert 1 - keras_step / paper_step == pytest.approx(0.02, abs=0.005)
+
+
+# --- The worked examples of the README ------------------------------------------
+
+SCORES, TRUE = np.array([[2.0, 1.0, 0.0]]), np.array([[1.0, 0.0, 0.0]])
+PROBABILITIES = softmax(SCORES)
+
+
+def slope(function, x, h=1e-6):
+    """The slope of a function of one number, by a small step to each side."""
+    return (function(x + h) - function(x - h)) / (2 * h)
+
+
+def slopes(function, values):
+    """The slope for each of several values, the others left as they are."""
+    found = np.empty(values.shape)
+    for place in np.ndindex(values.shape):
+
+        def along(value, place=place):
+            changed = values.copy()
+            changed[place] = value
+            return function(changed)
+
+        found[place] = slope(along, values[place])
+    return found
+
+
+def test_example_of_the_convolution():
+    window = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1]], "float32")
+    kernel = np.tile(np.array([-1, 0, 1], "float32"), (3, 1))
+    layer = keras.layers.Conv2D(1, 3, activation="relu")
+    layer.build((None, 3, 3, 1))
+    for image, bias, expected in (
+        (window, 0, 3),
+        (window[:, ::-1], 0, 0),  # its mirror image, where the sum is -3
+    ):
+        layer.set_weights([kernel[..., np.newaxis, np.newaxis], np.array([bias])])
+        assert np.asarray(layer(image[np.newaxis, ..., np.newaxis])) == expected
+    assert np.sum(window[:, ::-1] * kernel) == -3
+    learned = np.array(
+        [[-0.26, 0.17, 0.34], [-0.50, -0.02, 0.44], [-0.59, -0.10, 0.22]]
+    )
+    assert np.sum(window * learned) - 0.01 == pytest.approx(0.89)
+
+
+def test_example_of_the_second_convolution():
+    for level_edge, expected in ((2, 1), (0, 0)):
+        x = np.array([3.0, level_edge]).reshape(1, 1, 1, 2)
+        found = convolution(x, np.ones((1, 1, 2, 1)), np.array([-4.0]))
+        assert found == expected
+
+
+def test_layers_without_relu_are_one_layer():
+    x = np.linspace(-2, 2, 9)
+    assert np.allclose(3 * (2 * x + 1), 6 * x + 3)
+    between = 3 * np.maximum(2 * x + 1, 0)
+    assert np.ptp(np.diff(between)) > 1  # no straight line any more
+
+
+def test_what_a_value_of_the_last_maps_sees(model, mnist):
+    """The patches of 10 by 10 pixels, 4 pixels apart, end with pixel 25 of 0 to 27."""
+    body = keras.Sequential(model.layers[:4])
+    images = mnist["x_test"][..., np.newaxis].astype("float32") / 255
+    digits = images[:20]
+    maps = np.asarray(body(digits))
+    for pixel in range(28):
+        changed = digits.copy()
+        changed[:, pixel] = 1 - changed[:, pixel]
+        differs = np.any(np.asarray(body(changed)) != maps, axis=(0, 2, 3))
+        seen = [4 * place <= pixel < 4 * place + 10 for place in range(5)]
+        assert list(differs) == seen
+    outside = images.copy()
+    outside[:, :26, :26] = 0
+    assert outside.any(axis=(1, 2, 3)).mean() == pytest.approx(0.11, abs=0.005)
+
+
+def test_examples_of_softmax_and_loss():
+    assert np.exp(SCORES) == pytest.approx(np.array([[7.39, 2.72, 1]]), abs=0.005)
+    assert np.exp(SCORES).sum() == pytest.approx(11.11, abs=0.005)
+    expected = np.array([[0.665, 0.245, 0.090]])
+    assert pytest.approx(expected, abs=0.0005) == PROBABILITIES
+    for probability, loss in ((0.99, 0.01), (0.665, 0.41), (0.1, 2.30), (0.001, 6.91)):
+        assert -np.log(probability) == pytest.approx(loss, abs=0.005)
+
+
+def test_the_slope_for_a_score_is_the_probability_less_the_label():
+    found = slopes(lambda z: cross_entropy(TRUE, softmax(z)), SCORES)
+    assert found == pytest.approx(PROBABILITIES - TRUE, abs=1e-8)
+    assert found == pytest.approx(np.array([[-0.335, 0.245, 0.090]]), abs=0.0005)
+
+
+def test_example_of_the_slopes_of_the_dense_layer():
+    """A value of 2, whose weights for the three digits are 1, 0.5 and -1."""
+    x, weights = np.array([[2.0]]), np.array([[1.0, 0.5, -1.0]])
+    bias = SCORES[0] - (x @ weights)[0]
+    found = slopes(lambda w: cross_entropy(TRUE, dense(x, w, bias)), weights)
+    assert found[0, 0] == pytest.approx(-0.67, abs=0.005)
+    weights_after = weights + [[0.067, 0, 0]]
+    assert (x @ weights_after + bias)[0, 0] == pytest.approx(2.134)
+    after = dense(x, weights_after, bias)
+    assert after[0, 0] == pytest.approx(0.694, abs=0.0005)
+    assert cross_entropy(TRUE, PROBABILITIES) == pytest.approx(0.408, abs=0.0005)
+    assert cross_entropy(TRUE, after) == pytest.approx(0.365, abs=0.0005)
+    found = slopes(lambda x: cross_entropy(TRUE, dense(x, weights, bias)), x)
+    assert found == pytest.approx(-0.30, abs=0.005)
+
+
+def test_a_slope_passes_to_the_maximum_and_through_a_positive_sum():
+    region = np.array([[0.0, 3.0], [2.0, 0.0]])
+    found = slopes(lambda x: -0.3 * max_pooling(x.reshape(1, 2, 2, 1)).sum(), region)
+    assert found == pytest.approx(np.array([[0, -0.3], [0, 0]]), abs=1e-6)
+    # The 3 comes from the window of the example, by the kernel and ReLU.
+    window = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1.0]])
+    kernel = np.tile([-1.0, 0, 1], (3, 1))
+    found = slopes(lambda k: -0.3 * np.maximum(np.sum(window * k), 0), kernel)
+    assert found == pytest.approx(-0.3 * window, abs=1e-6)
+    assert found[0, 2] == pytest.approx(-0.3)
+    found = slopes(lambda k: -0.3 * np.maximum(np.sum(window * -k), 0), kernel)
+    assert not found.any()  # the sum is -3
+
+
+def test_example_of_momentum():
+    mean, means, corrected = 0.0, [], []
+    for t, g in enumerate((0.2, 0.2, -0.1), start=1):
+        mean = 0.9 * mean + 0.1 * g
+        means.append(mean)
+        corrected.append(mean / (1 - 0.9**t))
+    assert means == pytest.approx([0.02, 0.038, 0.0242])
+    assert [1 - 0.9**t for t in (1, 2, 3)] == pytest.approx([0.1, 0.19, 0.271])
+    assert corrected == pytest.approx([0.2, 0.2, 0.089], abs=0.0005)
+
+
+def test_examples_of_adam():
+    for g in (0.2, 0.002):
+        theta, m, v = adam_of_the_paper(0.0, 0.0, 0.0, g, t=1)
+        assert (m / 0.1, v / 0.001) == pytest.approx((g, g**2))
+        assert theta == pytest.approx(-0.001, rel=1e-4)
+    theta, m, v = adam_of_the_paper(0.0, 0.0, 0.0, 0.2, t=1)
+    after, m, v = adam_of_the_paper(theta, m, v, -0.2, t=2)
+    assert m / (1 - 0.9**2) == pytest.approx(-0.0105, abs=0.00005)
+    assert v / (1 - 0.999**2) == pytest.approx(0.04)
+    assert after - theta == pytest.approx(0.00005, abs=0.000005)
+
+
+def test_the_first_weights():
+    """Uniform between ±sqrt(6 / (inputs + outputs)), as Glorot and Bengio say."""
+    keras.utils.set_random_seed(1)
+    layers = [layer for layer in cnn_mnist.build_model().layers if layer.weights]
+    for layer, fans, expected in zip(
+        layers, ((9, 288), (288, 576), (1600, 10)), (0.14, 0.083, 0.061)
+    ):
+        kernel, bias = layer.get_weights()
+        limit = np.sqrt(6 / sum(fans))
+        assert limit == pytest.approx(expected, rel=0.02)
+        assert 0.98 * limit < np.abs(kernel).max() <= limit
+        assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.1)
+        assert not bias.any()
+
+
+def test_what_normalisation_is_for(small):
+    """From grey values up to 255, the first scores are 255 times as large."""
+    keras.utils.set_random_seed(1)
+    model = cnn_mnist.build_model()
+    x, y = small["x_test"][..., np.newaxis], np.eye(10)[small["y_test"]]
+    large = model.evaluate(x.astype("float32"), y, verbose=0, return_dict=True)
+    usual = model.evaluate(x.astype("float32") / 255, y, verbose=0, return_dict=True)
+    assert usual["loss"] == pytest.approx(2.3, abs=0.05)
+    assert large["loss"] == pytest.approx(50, abs=5)
+    layers = [layer.get_weights() for layer in model.layers if layer.weights]
+    scores = []
+    for images in (x[:5] / 255, x[:5] / 1):
+        maps = max_pooling(convolution(images, *layers[0]))
+        maps = max_pooling(convolution(maps, *layers[1]))
+        scores.append(flatten(maps) @ layers[2][0] + layers[2][1])
+    np.testing.assert_allclose(scores[1], 255 * scores[0], rtol=1e-4, atol=1e-4)

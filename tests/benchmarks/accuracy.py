@@ -4,13 +4,9 @@
     python tests/benchmarks/accuracy.py --seeds 10
 
 The last column predicts one more run with another seed: by Student's t its result lies
-in that range with a probability of 95 %. Below the table are
-
-- how much an accuracy may differ from that on other digits of the same kind, because
-  there are no more than 10,000 test images;
-- how large a difference from the first row of changes.py may be by chance: where no
-  change has an effect, 95 of 100 differences are smaller, and in 95 of 100 tables all
-  are (the Bonferroni correction).
+in that range with a probability of 95 %. Below the table is how much an accuracy may
+differ from that on other digits of the same kind, as there are only 10,000 test images.
+That takes the digits as independent of each other, although many are by one hand.
 
 Each run's result is appended to --results at once; a seed that is there already, from
 the same script, versions and processor, is not run again. So an interrupted call is
@@ -26,7 +22,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from changes import CHANGES
 from machine import SCRIPT, machine
 from scipy.stats import t
 
@@ -97,15 +92,7 @@ def main():
         f"\nFrom the number of test images, {images:,}: a standard error of {error:.4f}, "
         f"so ±{1.96 * error:.4f} with a probability of 95 %."
     )
-    changes = len(CHANGES) - 1
-    one, all_of_them = (
-        t.ppf(1 - 0.05 / count / 2, args.seeds - 1) * spread * (2 / 3) ** 0.5
-        for count in (1, changes)
-    )
-    print(
-        f"By chance two means of 3 seeds may differ by {one:.4f}, "
-        f"one of {changes} from the same mean by {all_of_them:.4f}.\n{machine()}"
-    )
+    print(machine())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,13 @@
 """What each number of `cnn_mnist.py` does: the network with one thing changed.
 
+    pip install scipy
     python tests/benchmarks/changes.py         # trains, then prints the table
     python tests/benchmarks/changes.py --time  # measures the seconds, then the same
+
+The last column of the table is the difference of the mean test accuracy from that of
+the first row, with its 95 % interval. It takes the spread between seeds as measured in
+these two rows alone (Welch's t): with three seeds that is wide. It says what other
+seeds may give on the same test images, not what other images may give.
 
 Each training runs in a process of its own; first all changes with seed 1, then with
 seed 2 and so on. The time of a step is not taken from these runs but measured by
@@ -25,12 +31,14 @@ from pathlib import Path
 
 import numpy as np
 from machine import cell, machine, on_step, print_table
+from scipy.stats import t
 
 import cnn_mnist
 
 # The places of the layers in the network of `cnn_mnist.build_model`.
 CONV_1, POOL_1, CONV_2, POOL_2, FLATTEN, DROPOUT, DENSE = range(7)
 # Under "layers": what is replaced in a layer's configuration, None to leave it out.
+# Under "images": how many training images there are, the last tenth for validation.
 CHANGES = {
     "none": {},
     "dropout 0": {"layers": {DROPOUT: {"rate": 0.0}}},
@@ -41,13 +49,23 @@ CHANGES = {
         "layers": {CONV_1: {"kernel_size": (5, 5)}, CONV_2: {"kernel_size": (5, 5)}}
     },
     "one convolution only": {"layers": {CONV_2: None, POOL_2: None}},
+    "no ReLU": {
+        "layers": {CONV_1: {"activation": "linear"}, CONV_2: {"activation": "linear"}}
+    },
+    "1,000 images": {"images": 1000},
     "5 epochs": {"epochs": 5},
+    "batches of 1,024": {"batch_size": 1024},
+    "learning rate 0.01": {"learning_rate": 0.01},
+    "learning rate 0.0001": {"learning_rate": 0.0001},
     "SGD in place of Adam": {"optimizer": "sgd"},
     "mixed_bfloat16": {"policy": "mixed_bfloat16"},
 }
 DEFAULTS = {
     "layers": {},
+    "images": None,
     "epochs": cnn_mnist.EPOCHS,
+    "batch_size": cnn_mnist.BATCH_SIZE,
+    "learning_rate": None,
     "optimizer": None,
     "policy": "float32",
 }
@@ -77,15 +95,19 @@ def build(change, seed):
     if new["optimizer"]:
         compiled["optimizer"] = new["optimizer"]
     changed.compile_from_config(compiled)
+    if new["learning_rate"]:
+        changed.optimizer.learning_rate = new["learning_rate"]
     return changed
 
 
 def work(change, seed, images):
     """Train in this process; print the final accuracies as one line of JSON."""
     (x, y), test = cnn_mnist.load_data()
+    new = settings(change)
+    images = new["images"] or images
     x, y = x[:images], y[:images]
     model = build(change, seed)
-    history = cnn_mnist.train(model, x, y, epochs=settings(change)["epochs"])
+    history = cnn_mnist.train(model, x, y, new["batch_size"], new["epochs"])
     learned = int(len(x) * (1 - cnn_mnist.VALIDATION_SPLIT))
     result = {
         "parameters": model.count_params(),
@@ -140,26 +162,44 @@ def relative_time(change, rounds=4, steps=80):
     return statistics.median(times[change]) / statistics.median(times["none"])
 
 
+def difference(values, others):
+    """Return the difference of the means, with its 95 % interval by Welch's t."""
+    mean = np.mean(values) - np.mean(others)
+    if min(len(values), len(others)) < 2:
+        return f"{mean:+.4f}"
+    errors = [np.var(v, ddof=1) / len(v) for v in (values, others)]
+    # Welch and Satterthwaite's degrees of freedom, from 1 to 4 with three seeds each.
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(v) - 1) for error, v in zip(errors, (values, others))
+    )
+    return f"{mean:+.4f} ± {t.ppf(0.975, freedom) * sum(errors) ** 0.5:.4f}"
+
+
 def print_results(changes, seeds, found):
     """Print a line for each change, as far as there are results, and their machines."""
     accuracies = ("training", "validation", "test")
-    heads = ["change", "parameters", *(f"{a} accuracy" for a in accuracies), "time"]
+    heads = ["change", "parameters", *(f"{a} accuracy" for a in accuracies)]
+    heads += ["test, difference", "time"]
+    unchanged = [found["none", s]["test"] for s in seeds if ("none", s) in found]
     rows = []
     for change in changes:
         runs = [found[change, seed] for seed in seeds if (change, seed) in found]
-        cells = [change, *[""] * 5]
+        cells = [change, *[""] * 6]
         if runs:
             cells[1] = f"{runs[0]['parameters']:,}"
             cells[2:5] = [cell([run[name] for run in runs], 4) for name in accuracies]
+        if runs and unchanged and change != "none":
+            cells[5] = difference([run["test"] for run in runs], unchanged)
         if len(runs) < len(seeds):
             cells[0] += f" ({len(runs)} of {len(seeds)} runs)"
         if (change, "time") in found:
-            cells[5] = f"{found[change, 'time']['ratio']:.2f}"
+            cells[6] = f"{found[change, 'time']['ratio']:.2f}"
         rows.append(cells)
     print_table(heads, rows)
     print(
         "\nAccuracies: mean, lowest and highest of the seeds, after the last epoch and "
-        "without dropout.\nThe time is that of a step, relative to the default."
+        "without dropout.\nDifference: from the first row, with its 95 % interval. "
+        "The time is that of a step, relative to the default."
     )
     for made_on in sorted({line["machine"] for line in found.values()}):
         print(made_on)
