@@ -116,7 +116,7 @@ def main():
     kernels = kernels_of(model)
     filter_ = upright_edge(kernels)
     bias = model.layers[0].bias.numpy()[filter_]
-    print(f"Filter {filter_ + 1} of {kernels.shape[-1]}, bias {bias:.2f}, kernel:")
+    print(f"Filter {filter_} of 0 to {kernels.shape[-1] - 1}, bias {bias:.2f}, kernel:")
     for row in kernels[..., filter_]:
         print(" ".join(f"{weight:5.2f}" for weight in row))
 
