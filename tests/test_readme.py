@@ -40,6 +40,19 @@ def test_the_lines_about_the_layers_are_the_model():
         assert number(parameters) == layer.count_params()
 
 
+def test_the_sizes_of_the_networks_that_are_compared(monkeypatch):
+    """Parameters and multiplications in the table with the dense networks."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from cnn_vs_dense import NETWORKS, multiplications
+
+    start = README.index("| | CNN |")
+    rows = [line.strip("|").split("|") for line in README[start:].splitlines()[2:4]]
+    for column, name in enumerate(("convolutional", "dense 1024", "dense 40"), start=1):
+        network = NETWORKS[name]()
+        assert number(rows[0][column]) == network.count_params()
+        assert number(rows[1][column]) == multiplications(network)
+
+
 def test_the_option_table_lists_every_option(run):
     options = re.findall(r"^  (--\S+)", run("--help").out, re.MULTILINE)
     rows = {cells[0].strip("`").split()[0]: cells for cells in table("option")}

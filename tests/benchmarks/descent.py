@@ -3,7 +3,7 @@
     python cnn_mnist.py --seed 1 --save-model s1.keras
     python tests/benchmarks/descent.py s1.keras
 
-Of the first convolution it takes the filter that is most of all an upright edge, dark
+Of the first convolution it takes the filter that is most of all a vertical edge, dark
 on the right. In its kernel it moves one weight, in the middle of the right column, and
 leaves all others as training left them. It measures the loss for many values of that
 weight, puts the weight far off, and takes three steps down the slope. Nothing is
@@ -26,7 +26,7 @@ CURVE = np.linspace(-0.4, 1.8, 45)
 H = 0.01  # a slope is measured between the weight less H and the weight plus H
 
 
-def upright_edge(kernels):
+def vertical_edge(kernels):
     """Return which of the kernels, shape (3, 3, n), is most like -1 0 1 in each row."""
     edge = np.array([-1, 0, 1])[np.newaxis, :, np.newaxis]
     deviations = kernels - kernels.mean(axis=(0, 1))
@@ -39,7 +39,7 @@ def loss_of(model, images):
     (x, y), _ = cnn_mnist.load_data()
     kernel = model.layers[0].kernel
     trained = kernel.numpy()
-    filter_ = upright_edge(kernels_of(model))
+    filter_ = vertical_edge(kernels_of(model))
 
     def loss(weight):
         changed = trained.copy()
@@ -114,7 +114,7 @@ def main():
 
     model = cnn_mnist.load_model(args.model)
     kernels = kernels_of(model)
-    filter_ = upright_edge(kernels)
+    filter_ = vertical_edge(kernels)
     bias = model.layers[0].bias.numpy()[filter_]
     print(f"Filter {filter_} of 0 to {kernels.shape[-1] - 1}, bias {bias:.2f}, kernel:")
     for row in kernels[..., filter_]:
