@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -249,6 +250,127 @@ def test_pens_and_sizes(read, mnist, change):
     assert np.median(found) < 0.04
 
 
+# --- Any frame ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [40, 60, 80, 120])
+def test_a_digit_may_be_small_on_its_page(read, mnist, side):
+    """The page is 1,000 pixels wide, so 40 of them are 8 on a page of 200."""
+    found = []
+    for digit in mnist["x_test"][:9]:
+        small = photograph(digit, side=side, size=(1000, 1333), at=(600, 300))
+        found.append(difference(read(small), read(photograph(digit))))
+    assert np.median(found) < 0.03
+    assert np.sum(np.array(found) > 0.04) <= 1
+
+
+def cut_out(digit, margin):
+    image = Image.fromarray(digit)
+    left, top, right, bottom = image.getbbox()
+    box = (left - margin, top - margin, right + margin, bottom + margin)
+    image = image.crop(box)
+    return image.resize((10 * image.width, 10 * image.height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("margin", [0, 1, 3])
+@pytest.mark.parametrize("dark", [True, False], ids=["dark on light", "light on dark"])
+def test_a_digit_may_be_cut_out_to_its_edges(read, mnist, margin, dark):
+    found = []
+    for digit in mnist["x_test"][:20]:
+        image = cut_out(digit, margin)
+        image = ImageOps.invert(image) if dark else image
+        found.append(difference(read(image), read(enlarged(digit))))
+    assert np.median(found) < 0.03
+    assert np.sum(np.array(found) > 0.06) <= 1
+
+
+def framed(page):
+    page = ImageOps.expand(page, 40, 230)
+    box = (8, 8, page.width - 9, page.height - 9)
+    ImageDraw.Draw(page).rectangle(box, outline=40, width=6)
+    return page
+
+
+def with_speck(page):
+    page = ImageOps.expand(page, 40, 230)
+    ImageDraw.Draw(page).ellipse((10, 10, 20, 20), fill=40)
+    return page
+
+
+@pytest.mark.parametrize("change", [framed, with_speck])
+def test_what_is_not_the_digit_is_left_out(read, mnist, change):
+    for digit in mnist["x_test"][:5]:
+        page = photograph(digit, size=(300, 300), at=(10, 10))
+        assert difference(read(change(page)), read(page)) < 0.02
+
+
+def test_a_stroke_of_its_own_belongs_to_the_digit(read):
+    """As the flag of a 5, which does not touch it."""
+    whole = stroke(16, 110, 80, 110, 140, 180, 160, 170, 230, 100, 230)
+    ImageDraw.Draw(whole).line((128, 72, 190, 72), 0, 16)
+    without = stroke(16, 110, 80, 110, 140, 180, 160, 170, 230, 100, 230)
+    ImageDraw.Draw(without).line((135, 56, 190, 56), 0, 16)
+    assert extent(read(without))[0] == pytest.approx(20, abs=1)
+    width = read(without)[0:8, :, 0].sum()
+    assert width > 5
+
+
+# --- Colours --------------------------------------------------------------------
+
+
+def coloured(page, ink, paper):
+    """A grey page in two colours: ink where it is black, paper where it is white."""
+    return ImageOps.colorize(page, black=ink, white=paper)
+
+
+@pytest.mark.parametrize(
+    ("ink", "paper"),
+    [
+        ((255, 60, 60), (60, 144, 60)),  # of the same grey
+        ((120, 170, 255), (255, 150, 60)),
+        ("yellow", "white"),
+        ("cyan", "white"),
+        ("pink", "white"),
+        ("white", "navy"),
+    ],
+    ids=str,
+)
+def test_ink_of_another_colour(read, page, ink, paper):
+    assert difference(read(coloured(page, ink, paper)), read(page)) < 0.03
+
+
+# --- Several digits ---------------------------------------------------------------
+
+
+def side_by_side(*digits):
+    page = Image.new("L", (300 * len(digits), 320), 230)
+    for i, digit in enumerate(digits):
+        page.paste(
+            photograph(digit, side=250, size=(250, 250), at=(0, 0)), (300 * i, 30)
+        )
+    return page
+
+
+def test_several_digits_on_a_page_are_said(run, small_file, saved, mnist, tmp_path):
+    path = tmp_path / "72.png"
+    side_by_side(*mnist["x_test"][:2]).save(path)
+    flags = ("--load-model", saved, "--epochs", 0, "--predict", path)
+    done = run("--data", small_file, *flags)
+    assert done.status == 0
+    assert done.err.count("\n") == 1
+    assert str(path) in done.err
+    assert "2 digits" in done.err
+
+
+def test_one_digit_is_no_reason_for_a_message(run, small_file, saved, mnist, tmp_path):
+    paths = []
+    for i, digit in enumerate(mnist["x_test"][:20]):
+        paths.append(tmp_path / f"{i}.png")
+        with_speck(photograph(digit)).save(paths[-1])
+    flags = ("--load-model", saved, "--epochs", 0, "--predict", *paths)
+    assert run("--data", small_file, *flags).err == ""
+
+
 # --- Modes and formats --------------------------------------------------------
 
 
@@ -280,6 +402,8 @@ FORMS = {
     "RGB.webp": lambda page: page.convert("RGB"),
     "RGB.bmp": lambda page: page.convert("RGB"),
     "RGBA.png": lambda page: page.convert("RGBA"),
+    "LAB.tif": lambda page: page.convert("RGB").convert("LAB"),
+    "YCbCr.jpg": lambda page: page.convert("YCbCr"),
     "CMYK.jpg": lambda page: page.convert("CMYK"),
     "CMYK.tif": lambda page: page.convert("CMYK"),
     "16 bits.png": lambda page: sixteen_bits(page, 257),
@@ -305,6 +429,24 @@ def test_modes_and_formats(read, page, name):
     options = {"lossless": True} if name.endswith("webp") else {}
     found = read(FORMS[name](page), name, **options)
     assert difference(found, read(page)) < (0.03 if name == "1.png" else 0.01)
+
+
+@pytest.mark.parametrize("name", ["seven.heic", "SEVEN.HEIF"])
+def test_the_format_of_iphones_gets_advice(tmp_path, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(ValueError, match="pip install pillow-heif") as found:
+        cnn_mnist.read_digit(tmp_path / name)
+    assert "\n" not in str(found.value)
+
+
+def test_pillow_heif_is_used_where_it_is_installed(page, tmp_path, monkeypatch):
+    calls = []
+    module = types.SimpleNamespace(register_heif_opener=lambda: calls.append(1))
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    page.save(tmp_path / "seven.png")
+    cnn_mnist.read_digit(tmp_path / "seven.png")
+    assert calls
 
 
 def test_a_transparent_colour(read, page):
