@@ -230,7 +230,7 @@ def test_the_condition_of_the_photograph_does_not_matter(read, mnist, condition)
     """Ten digits look as they do without it. Of one that is moved by a pixel, 0.05 differ."""
     pages = [photograph(digit) for digit in mnist["x_test"][:10]]
     found = [difference(read(CONDITIONS[condition](p)), read(p)) for p in pages]
-    assert np.max(found) < 0.015
+    assert np.max(found) < 0.02
 
 
 CHANGES = {
