@@ -234,14 +234,35 @@ def test_undo_takes_the_last_stroke_back(page):
     draw(page, [(0.2, 0.5), (0.8, 0.5)])
     page.click("#undo")
     np.testing.assert_array_equal(seen(page), before)
+
+
+def test_undo_of_the_first_stroke_brings_the_sample_back(page):
+    draw(page, ONE)
     page.click("#undo")
-    assert answer(page) == ""
+    assert answer(page) == "7"
+    page.click("#undo")  # nothing is left to undo
+    assert answer(page) == "7"
+
+
+def test_undo_brings_back_what_was_cleared(page):
+    draw(page, ONE)
+    before = seen(page)
+    page.click("#clear")
+    page.click("#undo")
+    np.testing.assert_array_equal(seen(page), before)
 
 
 def test_the_probability_of_the_answer_is_shown(page):
-    page.get_by_role("button", name="Sample 9").click()
-    shown = re.match(r"[\d.]+", page.inner_text("#sure"))[0]
-    assert float(shown) == pytest.approx(100 * results(page, 7).max(), abs=0.051)
+    for digit in range(10):
+        page.get_by_role("button", name=f"Sample {digit}").click()
+        shown = re.search(r"[\d.]+", page.inner_text("#sure"))[0]
+        assert float(shown) == pytest.approx(100 * results(page, 7).max(), abs=0.1)
+
+
+def test_no_probability_is_shown_as_certain(page):
+    texts = page.evaluate("[0, 0.0004, 0.0006, 0.9994, 0.9996, 1].map(percent)")
+    texts = [text.replace("\xa0", "") for text in texts]
+    assert texts == ["<0.1%", "<0.1%", "0.1%", "99.9%", ">99.9%", ">99.9%"]
 
 
 def test_the_second_guess_is_shown(page):
@@ -312,6 +333,23 @@ def test_centre_undoes_the_moves(page):
     before = seen(page)
     page.click("[aria-label='Move left']")
     page.click("text=Centre")
+    np.testing.assert_array_equal(seen(page), before)
+
+
+def test_undo_takes_one_move_back(page):
+    page.click("[aria-label='Move left']")
+    before = seen(page)
+    page.click("[aria-label='Move left']")
+    page.click("#undo")
+    np.testing.assert_array_equal(seen(page), before)
+
+
+def test_undo_of_a_stroke_keeps_the_move_before_it(page):
+    draw(page, ONE)
+    page.click("[aria-label='Move left']")
+    before = seen(page)
+    draw(page, [(0.2, 0.5), (0.8, 0.5)])
+    page.click("#undo")
     np.testing.assert_array_equal(seen(page), before)
 
 
@@ -397,7 +435,7 @@ def test_each_score_has_a_bar_from_the_middle(page):
     for score, (left, width, colour) in zip(scores, bars):
         assert width == pytest.approx(50 * abs(score) / largest, abs=0.01)
         assert (left if score > 0 else left + width) == pytest.approx(50, abs=0.02)
-        assert colour.endswith(", 0.4)")
+        assert colour.endswith(", 0.5)")
 
 
 def test_a_legend_ends_with_the_largest_value_of_the_layer(page):
@@ -492,6 +530,12 @@ def test_the_outlines_are_drawn(page):
     assert paths[1] == ""
     assert paths[2].count("h3v3h-3z") == 32
     assert paths[3].count("h1v1h-1z") == 1
+
+
+def test_the_inputs_of_a_score_are_all_and_not_outlined(page):
+    explain(page, 7, 7, part="score")
+    paths = page.locator(".stage path.outline").all()
+    assert [path.get_attribute("d") for path in paths] == [""] * 5
 
 
 def test_dropped_rows_and_columns_are_hatched(page):
@@ -591,6 +635,21 @@ def test_a_region_shows_its_four_values_and_the_winner(page):
     assert float(winner) == pytest.approx(region.max(), abs=0.0051)
 
 
+@pytest.mark.parametrize("sample", [7, 1])
+def test_equal_values_have_no_winner(page, sample):
+    page.get_by_role("button", name=f"Sample {sample}").click()
+    place = np.argwhere(results(page, 2) == 0)[0]
+    explain(page, 2, *map(int, place[[2, 0, 1]]))
+    assert not numbers(page, "region").any()
+    assert page.locator("aside td.winner").count() == 0
+
+
+@pytest.mark.parametrize("stage, side", [(1, 3), (2, 4), (3, 8), (4, 10)])
+def test_the_size_of_the_patch_is_said(page, stage, side):
+    explain(page, stage, 3, 2, 2)
+    assert f" {side} by {side} pixels" in explanation(page)
+
+
 @pytest.mark.parametrize("digit", [7, 2])
 def test_the_products_of_a_score_add_up(page, digit):
     explain(page, 7, digit, part="score")
@@ -645,12 +704,54 @@ def test_two_scores_can_be_compared(page):
     assert sum(terms) == pytest.approx(total, abs=0.0006 * len(terms))
 
 
-def test_why_explains_the_score_of_the_answer(page):
+def heading(page):
+    """Return the digits that the heading of the explanation names."""
+    return re.findall(r"\d", page.inner_text("aside h2"))
+
+
+def test_it_is_said_when_most_of_a_score_comes_from_small_products(page):
+    kernel = np.reshape(page.evaluate("[...network[6].kernel]"), (1600, 10))
+    bias = np.array(page.evaluate("[...network[6].bias]"))
+    scores, found = results(page, 7, "sums"), {True: set(), False: set()}
+    for digit in range(10):
+        products = np.sort(results(page, 6) * kernel[:, digit])
+        rest = scores[digit] - bias[digit] - products[:3].sum() - products[-3:].sum()
+        explain(page, 7, digit, part="score")
+        found[bool(rest / scores[digit] > 0.5)].add(page.locator("aside p").count())
+    (more,), (fewer,) = found[True], found[False]
+    assert more == fewer + 1
+
+
+def test_why_explains_the_score_of_the_answer_against_the_second_guess(page):
     page.click("#why")
     found = chosen(page)
     assert (found["stage"], found["map"], found["part"]) == (7, 7, "score")
+    scores = results(page, 7, "sums")
+    second = np.argsort(scores)[-2]
+    assert heading(page) == ["7", str(second)]
+    assert last_number(page) == pytest.approx(scores[7] - scores[second], abs=0.0006)
     page.click("#clear")
     assert not page.locator("#why").is_visible()
+
+
+def test_a_newly_chosen_score_is_compared_with_none(page):
+    page.click("#why")
+    explain(page, 7, 8, part="score")
+    assert heading(page) == ["8"]
+    assert page.input_value("#rival") == ""
+
+
+def test_the_explanation_of_the_answer_follows_the_answer(page):
+    page.click("#why")
+    page.get_by_role("button", name="Sample 4").click()
+    second = np.argsort(results(page, 7))[-2]
+    assert heading(page) == ["4", str(second)]
+
+
+def test_the_explanation_of_another_score_stays(page):
+    explain(page, 7, 2, part="score")
+    page.get_by_role("button", name="Sample 4").click()
+    assert heading(page) == ["2"]
 
 
 def test_a_probability_is_explained_by_powers_of_e(page):
@@ -660,7 +761,7 @@ def test_a_probability_is_explained_by_powers_of_e(page):
     assert rows.count() == 11
     power = np.exp(results(page, 7, "sums")[3])
     factor, exponent = re.search(
-        r"\s([\d.]+) · 10\s*(\d+)", rows.nth(3).inner_text()
+        r"\s([\d.]+)\s·\s10\s*(\d+)", rows.nth(3).inner_text()
     ).groups()
     assert float(factor) * 10 ** int(exponent) == pytest.approx(power, rel=0.005)
 
@@ -674,12 +775,13 @@ def test_a_probability_is_the_power_divided_by_the_sum(page):
     assert page.locator("aside tr.chosen th").inner_text() == "7"
 
 
-def test_a_pixel_tells_whether_an_answer_depends_on_it(page):
-    texts = []
-    for row in (25, 26):
-        explain(page, 0, 0, row, 14)
-        texts.append(page.locator("aside p").nth(2).inner_text())
-    assert texts[0] != texts[1]
+@pytest.mark.parametrize("stage, last", [(0, 25), (1, 23), (3, 9)])
+def test_a_hatched_value_says_so(page, stage, last):
+    counts = []
+    for row in (last, last + 1):
+        explain(page, stage, 0, row, 2)
+        counts.append(page.locator("aside p").count())
+    assert counts[1] == counts[0] + 1
 
 
 def test_a_pooling_tells_whether_values_are_left_over(page):
@@ -714,8 +816,11 @@ def test_the_keyboard_alone_chooses_a_sample_and_a_value(page):
     page.keyboard.press("Enter")
     assert answer(page) == "2"
     focus_by_tab(page, maps(page, 1))
+    page.keyboard.press("ArrowLeft")
     first = chosen(page)
+    place = [first[key] for key in ("row", "column", "map")]
     assert first["stage"] == 1
+    assert results(page, 1)[*place] == results(page, 1).max()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
     assert chosen(page)["column"] == first["column"] - 1
@@ -737,6 +842,17 @@ def test_a_button_in_the_explanation_keeps_the_focus(page):
     button.focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.dataset.key") == "channel4"
+
+
+@pytest.mark.parametrize("key", ["Enter", "Escape"])
+def test_the_focus_goes_from_close_to_the_picture(page, key):
+    explain(page, 3, 48, 2, 5)
+    page.get_by_role("button", name="Close").focus()
+    page.keyboard.press(key)
+    assert chosen(page) is None
+    assert not page.locator("aside").is_visible()
+    focused = "(element) => element === document.activeElement"
+    assert maps(page, 3).evaluate(focused)
 
 
 def test_what_is_said_aloud(page):
@@ -795,10 +911,24 @@ def test_a_tap_pins_a_value_on_a_phone(phone):
 
 
 def test_the_sheet_can_be_closed(phone):
+    explain(phone, 3, 48, 2, 5)
     sheet = phone.locator("aside")
     assert sheet.is_visible()
+    sheet.evaluate("(sheet) => sheet.scrollTo(0, 9999)")
     sheet.get_by_role("button", name="Close").click()
     assert not sheet.is_visible()
+
+
+def test_the_sheet_covers_nothing_at_the_start(phone):
+    assert not phone.locator("aside").is_visible()
+
+
+def test_a_button_of_the_sheet_goes_to_the_value_beside(phone):
+    explain(phone, 3, 48, 2, 5)
+    phone.get_by_role("button", name="Value Right").click()
+    found = chosen(phone)
+    assert (found["stage"], found["map"]) == (3, 48)
+    assert (found["row"], found["column"]) == (2, 6)
 
 
 @pytest.mark.parametrize("width", [320, 390, 700, 768, 1249, 1250, 1280, 1600])

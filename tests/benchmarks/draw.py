@@ -121,7 +121,7 @@ def picture(page, path):
     page.mouse.up()
     page.mouse.move(0, 0)
     page.evaluate(
-        "choose(null); choose(pictures.find(({ stage }) => stage === 3).present())"
+        "choose(null); choose(pictures.find(({ stage }) => stage === 3).largest())"
     )
     page.screenshot(path=path)
 
