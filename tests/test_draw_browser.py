@@ -295,6 +295,15 @@ def test_the_other_mouse_buttons_do_not_draw(page):
     assert page.evaluate("state.sample") == 7
 
 
+def test_clear_while_drawing_does_no_harm(page):
+    page.mouse.move(*at(page, *ONE[0]))
+    page.mouse.down()
+    page.evaluate("document.querySelector('#clear').click()")
+    page.mouse.move(*at(page, *ONE[1]), steps=5)
+    page.mouse.up()
+    assert answer(page) == ""
+
+
 def test_a_resize_while_drawing_keeps_the_stroke(page):
     page.mouse.move(*at(page, *ONE[0]))
     page.mouse.down()
@@ -320,6 +329,17 @@ def test_arrow_buttons_move_the_digit_without_centring_it(page):
     page.click("[aria-label='Move left']")
     page.click("[aria-label='Move left']")
     np.testing.assert_array_equal(seen(page)[:27], before[:27])
+
+
+def test_the_drawing_on_the_pad_moves_along(page):
+    line, pad = page.locator("#pad path"), page.locator("#pad").bounding_box()
+    before = line.bounding_box()
+    page.click("[aria-label='Move down']")
+    page.click("[aria-label='Move left']")
+    after = line.bounding_box()
+    step = pad["width"] / 28
+    assert after["y"] - before["y"] == pytest.approx(step, abs=1)
+    assert before["x"] - after["x"] == pytest.approx(step, abs=1)
 
 
 def test_a_digit_cannot_be_moved_out_of_sight(page):
