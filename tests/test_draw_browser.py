@@ -935,6 +935,8 @@ def test_the_sheet_can_be_closed(phone):
     sheet = phone.locator("aside")
     assert sheet.is_visible()
     sheet.evaluate("(sheet) => sheet.scrollTo(0, 9999)")
+    box = sheet.get_by_role("button", name="Close").bounding_box()
+    assert box["y"] > sheet.bounding_box()["y"]  # still in sight
     sheet.get_by_role("button", name="Close").click()
     assert not sheet.is_visible()
 
