@@ -34,7 +34,9 @@ CONDITIONS = {
     "page, ballpoint pen": "thin",
     "page, felt pen": "thick",
     "chalk on a board": "chalk",
-    "page of 18 to 40 pixels": "small",
+    "page of 18 to 40 pixels": "tiny",
+    "digit of 8 % of the page's width": "small",
+    "digit cut out to its edges": "cut out",
 }
 PENS = {"thin": (0.8, 1.4), "thick": (3.5, 4.5)}  # in MNIST's pixels
 SCALE = 8  # by which a digit is enlarged as it is drawn
@@ -84,9 +86,12 @@ def photograph(digit, extra, rng):
 
     side = rng.integers(80, 201)
     size = np.int64(side * rng.uniform(1, 2, 2))
+    if extra == "small":
+        side //= 2
+        size = np.int64(side / 0.08 * np.array([1.3, 1]))
     top, left = rng.integers(0, size - side + 1)
     paper, contrast = rng.uniform(150, 250), rng.uniform(0.4, 0.9)
-    blur, noise, small = rng.uniform(0.3, 1.2), rng.uniform(1, 5), rng.integers(18, 41)
+    blur, noise, tiny = rng.uniform(0.3, 1.2), rng.uniform(1, 5), rng.integers(18, 41)
     pen = rng.uniform(*PENS.get(extra, (0, 0)))
     angle, middle, edge = rng.uniform([0, -0.1, 0.05], [2 * np.pi, 0.1, 0.3])
 
@@ -119,10 +124,13 @@ def photograph(digit, extra, rng):
             table += np.repeat(grain, 20, axis=1)[:, : table.shape[1]]
         table[top : top + size[0], left : left + size[1]] = page
         page = table.clip(0, 255)
+    elif extra == "cut out":
+        left, top, right, bottom = Image.fromarray(ink > 0.5).getbbox()
+        page = page[top:bottom, left:right]
 
     page = Image.fromarray(np.uint8(page)).filter(ImageFilter.GaussianBlur(blur))
-    if extra == "small":
-        factor = small / max(page.size)
+    if extra == "tiny":
+        factor = tiny / max(page.size)
         page = page.resize([max(1, round(factor * length)) for length in page.size])
     page = np.asarray(page)
     return np.uint8(np.clip(page + rng.normal(0, noise, page.shape), 0, 255))
@@ -164,13 +172,17 @@ def is_image(path):
 
 
 def measured(models, paths, labels):
-    """Return a table's cells: for each way the percentage read correctly, the mean."""
+    """Return a table's cells, and which images read_digit and the first model misread.
+
+    In each cell is the percentage that is read correctly in one way, the models' mean.
+    """
     cells = []
     for x in np.array([ways(path) for path in paths]).swapaxes(0, 1)[..., np.newaxis]:
         readable = x.any(axis=(1, 2, 3))
         said = [model.predict(x, 1000, verbose=0).argmax(axis=1) for model in models]
-        cells.append(f"{100 * np.mean((said == labels) & readable):.1f}")
-    return cells
+        right = (said == labels) & readable
+        cells.append(f"{100 * np.mean(right):.1f}")
+    return cells, np.flatnonzero(~right[0] & readable)
 
 
 def draw(rows):
@@ -213,7 +225,7 @@ def main():
                 f"no image below {args.folder} has a name that begins with 0-9"
             )
         labels = np.array([int(path.name[0]) for path in paths])
-        cells = measured(models, paths, labels)
+        cells, _ = measured(models, paths, labels)
         print(heading)
         print("|", " | ".join([f"{len(paths)} images", *cells]), "|")
     else:
@@ -221,14 +233,18 @@ def main():
         chosen = np.random.default_rng(1).permutation(len(x_test))[: args.images]
         print(heading)
         with TemporaryDirectory() as folder:
-            rows = []
+            rows, misread = [], []
             for i, (name, extra) in enumerate(CONDITIONS.items()):
                 Path(folder, str(i)).mkdir()
                 paths = simulated(extra, x_test[chosen], Path(folder, str(i)))
-                rows.append((name, paths))
-                cells = measured(models, paths, y_test[chosen])
+                cells, wrong = measured(models, paths, y_test[chosen])
                 print("|", " | ".join([name, *cells]), "|", flush=True)
+                # Other digits in each row. Of what is misread, one from each condition.
+                rows.append((name, paths[4 * i : 4 * i + 4]))
+                misread += [paths[place] for place in wrong[:1]]
             if args.plot:
+                rows.append(("misread", misread[-8:-4]))
+                rows.append(("misread", misread[-4:]))
                 draw(rows).savefig(args.plot)
     print(f"\n{machine('pillow')}")
 
