@@ -233,18 +233,22 @@ def main():
         chosen = np.random.default_rng(1).permutation(len(x_test))[: args.images]
         print(heading)
         with TemporaryDirectory() as folder:
-            rows, misread = [], []
+            rows, misread = [], {}
             for i, (name, extra) in enumerate(CONDITIONS.items()):
                 Path(folder, str(i)).mkdir()
                 paths = simulated(extra, x_test[chosen], Path(folder, str(i)))
                 cells, wrong = measured(models, paths, y_test[chosen])
                 print("|", " | ".join([name, *cells]), "|", flush=True)
-                # Other digits in each row. Of what is misread, one from each condition.
-                rows.append((name, paths[4 * i : 4 * i + 4]))
-                misread += [paths[place] for place in wrong[:1]]
+                rows.append((name, paths[4 * i : 4 * i + 4]))  # other digits in each
+                for place in wrong:
+                    if (
+                        place not in misread
+                    ):  # one of each condition, each another digit
+                        misread[place] = paths[place]
+                        break
             if args.plot:
-                rows.append(("misread", misread[-8:-4]))
-                rows.append(("misread", misread[-4:]))
+                paths = list(misread.values())
+                rows += [("misread", paths[-8:-4]), ("misread", paths[-4:])]
                 draw(rows).savefig(args.plot)
     print(f"\n{machine('pillow')}")
 
