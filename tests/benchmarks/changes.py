@@ -53,6 +53,7 @@ CHANGES = {
         "layers": {CONV_1: {"activation": "linear"}, CONV_2: {"activation": "linear"}}
     },
     "1,000 images": {"images": 1000},
+    "1,000 images, 125 epochs": {"images": 1000, "epochs": 125},
     "5 epochs": {"epochs": 5},
     "batches of 1,024": {"batch_size": 1024},
     "learning rate 0.01": {"learning_rate": 0.01},
