@@ -458,6 +458,9 @@ def find_digit(grey):
 
     A frame, a speck, and all other ink are 0, too.
     """
+    ink = find_ink(fit(grey, PAGE_SIDE))
+    if not ink.any():  # or the noise of empty paper, enlarged, would look like ink
+        return ink
     for _ in range(2):  # the second time it is found more exactly
         grey = zoom_in(grey)
     ink = find_ink(fit(grey, PAGE_SIDE))

@@ -505,6 +505,11 @@ def noise(path):
     Image.fromarray(np.uint8(values)).save(path, "PNG")
 
 
+def noise_on_a_small_page(path):
+    values = np.random.default_rng(0).normal(120, 5, (133, 145)).clip(0, 255)
+    Image.fromarray(np.uint8(values)).save(path, "PNG")
+
+
 def fading(path):
     values = np.linspace(240, 90, 700) + np.random.default_rng(0).normal(
         0, 3, (500, 700)
@@ -531,6 +536,7 @@ BAD_IMAGES = {
         "there is no ink on it",
     ),
     "paper": (noise, "there is no ink on it"),
+    "small paper": (noise_on_a_small_page, "there is no ink on it"),
     "paper in fading light": (fading, "there is no ink on it"),
     "too narrow": (
         lambda path: stroke(1, 0, 0, 0, 499, size=(1, 500)).save(path, "PNG"),
