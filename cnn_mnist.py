@@ -333,6 +333,7 @@ with contextlib.suppress(Exception):  # check_package says so, if Pillow is need
 PAGE_SIDE = 200  # pixels: the longer side of the page on which ink is measured
 CELL = 4  # pixels of the page: parts of the ink are told apart on a map of such cells
 LEAST_INK = 10  # of 255: fainter marks count as paper
+LEAST_PIXELS = 50  # of the page's 40,000: fewer are noise, as the digit is large there
 WIDEST_STROKE = 0.28  # of the longer side: what is wider is a shadow or a table
 LARGE_PART = 0.15  # of the largest part's ink: more ink is no speck, but a digit
 MARGIN = 0.3  # of the digit's longer side: how much paper is left around it
@@ -348,7 +349,7 @@ class Photograph:
     def __init__(self, path):
         grey = open_grey(path)
         ink = find_digit(grey)
-        if not ink.any():
+        if np.count_nonzero(ink) < LEAST_PIXELS:
             raise InputError(f"cannot read {path}: there is no ink on it")
         self.path = path
         self.page = fit(grey, PAGE_SIDE)  # as large as the figure shows it
@@ -458,9 +459,6 @@ def find_digit(grey):
 
     A frame, a speck, and all other ink are 0, too.
     """
-    ink = find_ink(fit(grey, PAGE_SIDE))
-    if not ink.any():  # or the noise of empty paper, enlarged, would look like ink
-        return ink
     for _ in range(2):  # the second time it is found more exactly
         grey = zoom_in(grey)
     ink = find_ink(fit(grey, PAGE_SIDE))
