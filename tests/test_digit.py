@@ -253,9 +253,9 @@ def test_pens_and_sizes(read, mnist, change):
 # --- Any frame ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("side", [40, 60, 80, 120])
+@pytest.mark.parametrize("side", [50, 60, 80, 120])
 def test_a_digit_may_be_small_on_its_page(read, mnist, side):
-    """The page is 1,000 pixels wide, so 40 of them are 8 on a page of 200."""
+    """The page is 1,333 pixels high, so 50 of them are 8 on a page of 200."""
     found = []
     for digit in mnist["x_test"][:9]:
         small = photograph(digit, side=side, size=(1000, 1333), at=(600, 300))
