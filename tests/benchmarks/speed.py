@@ -59,10 +59,9 @@ def script(epochs, tick):
     """Train with the script's own functions; return the test accuracy."""
     import cnn_mnist
 
-    (x_train, y_train), (x_test, y_test) = cnn_mnist.load_data()
+    cnn_mnist.become_batch_work()  # before TensorFlow starts its threads
     keras = cnn_mnist.load_keras()  # with settings that are not for the other ways
-    if hasattr(os, "SCHED_BATCH"):  # as the program does where it is started
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    (x_train, y_train), (x_test, y_test) = cnn_mnist.load_data()
     keras.utils.set_random_seed(cnn_mnist.SEED)
     model = cnn_mnist.build_model()
     cnn_mnist.train(model, x_train, y_train, epochs=epochs, callbacks=[on_step(tick)])
