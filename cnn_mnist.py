@@ -326,17 +326,16 @@ def put_in_place(new_file, target):
 # === 3. Your own photographs: from an image file to a digit as MNIST has it ===========
 # Read this if your handwriting is misread. `choose_channel` decides about colours,
 # `find_ink` what is darker than the paper, `choose_parts` what belongs to the digit, and
-# `cut_out` how dark ink has to be. The last two functions give the digit MNIST's form.
+# `cut_out` how dark ink has to be. `form_digit` gives the digit MNIST's form.
 with contextlib.suppress(Exception):  # check_package says so, if Pillow is needed
     from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat
 
 PAGE_SIDE = 200  # pixels: the longer side of the page on which ink is measured
 CELL = 4  # pixels of the page: parts of the ink are told apart on a map of such cells
 LEAST_INK = 10  # of 255: fainter marks count as paper
-LEAST_PIXELS = 50  # of the page's 40,000: fewer are noise, as the digit is large there
+LEAST_MARK = 8  # the same on a page of 50 pixels, where thin strokes are fainter
+LEAST_PIXELS = 100  # of the page: less ink is noise, as the digit is large there
 WIDEST_STROKE = 0.28  # of the longer side: what is wider is a shadow or a table
-LARGE_PART = 0.15  # of the largest part's ink: more ink is no speck, but a digit
-MARGIN = 0.3  # of the digit's longer side: how much paper is left around it
 STROKE_WIDTH = 25  # of 280 pixels: the usual width of a stroke in MNIST
 
 
@@ -393,7 +392,8 @@ def open_grey(path):
         with reading(path), Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
     except InputError as error:
-        if Path(path).suffix.lower() not in (".heic", ".heif"):
+        is_heic = Path(path).suffix.lower() in (".heic", ".heif")
+        if not is_heic or not Path(path).is_file():
             raise
         advice = "pip install pillow-heif, or save it as JPEG"
         raise InputError(f"{error}; {advice}") from error
@@ -414,14 +414,19 @@ def add_heic_to_pillow():
 
 
 def stretch_to_8_bits(values):
-    """Return numbers of any range as a grey image, the lowest black, the highest white."""
-    values = np.nan_to_num(values, nan=np.nanmedian(values))
-    values = np.interp(values, (values.min(), values.max()), (0, 255))
+    """Return numbers of any range as a grey image, the lowest black, the highest white.
+
+    What is no number, or infinite, gets the median of the others.
+    """
+    is_known = np.isfinite(values)
+    known = values[is_known] if is_known.any() else np.zeros(1)
+    values = np.where(is_known, values, np.median(known))
+    values = np.interp(values, (known.min(), known.max()), (0, 255))
     return Image.fromarray(np.uint8(values))
 
 
 def lay_on_white(image):
-    """Return an RGBA image in grey on white paper, or its alpha if that shows nothing."""
+    """Return an RGBA image in grey on white paper, or its alpha if the paper hides it."""
     paper = Image.new("RGBA", image.size, "white")
     page = choose_channel(Image.alpha_composite(paper, image).convert("RGB"))
     darkest, lightest = page.getextrema()
@@ -431,7 +436,8 @@ def lay_on_white(image):
 def choose_channel(image):
     """Return an RGB image in grey, or one of its channels if that shows twice as much.
 
-    Red and green can have the same grey. Yellow on white shows only in the blue channel.
+    Red ink and green paper can have the same grey. Yellow ink on white paper shows only
+    in the blue channel.
     """
     page = fit(image, PAGE_SIDE)
     colours = detail(page)
@@ -447,21 +453,21 @@ def detail(page):
     return ImageStat.Stat(ImageChops.difference(page, surroundings)).rms
 
 
-def fit(image, side):
-    """Return an image made larger or smaller, its longer side `side` pixels."""
-    scale = side / max(image.size)
-    size = [max(1, round(scale * length)) for length in image.size]
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3)
+def fit(image, side, box=None):
+    """Return an image, or the box of it, with a longer side of `side` pixels."""
+    box = box or (0, 0, *image.size)
+    width, height = box[2] - box[0], box[3] - box[1]
+    scale = side / max(width, height)
+    size = [max(1, round(scale * length)) for length in (width, height)]
+    return image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3)
 
 
 def find_digit(grey):
     """Return the digit's ink: float32, shape (height, width), 0 for paper, 255 for black.
 
-    A frame, a speck, and all other ink are 0, too.
+    All other ink, such as a frame or a speck, is 0, too.
     """
-    for _ in range(2):  # the second time it is found more exactly
-        grey = zoom_in(grey)
-    ink = find_ink(fit(grey, PAGE_SIDE))
+    ink = find_ink(zoom_in(grey))
     cells = choose_parts(mean_of_cells(ink))
     mask = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
     height, width = ink.shape
@@ -469,51 +475,81 @@ def find_digit(grey):
 
 
 def zoom_in(grey):
-    """Return the part of a grey image that holds the digit, and some paper around it."""
+    """Return the page around the digit, with half of the digit's size on each side.
+
+    The image may end before that.
+    """
     page = fit(grey, PAGE_SIDE // CELL)
     digit = choose_parts(find_marks(page))
     if not digit.any():
-        return grey
-    scale = max(grey.size) / max(page.size)
-    left, top, right, bottom = scale * box_of(digit)
-    margin = MARGIN * max(right - left, bottom - top)
-    box = (
-        max(0, round(left - margin)),
-        max(0, round(top - margin)),
-        min(grey.width, round(right + margin)),
-        min(grey.height, round(bottom + margin)),
-    )
-    return grey.crop(box)
+        return fit(grey, PAGE_SIDE)
+    if is_cut_out(page, digit):
+        return add_paper(fit(grey, PAGE_SIDE // 2))
+    box = box_of(digit)
+    margin = size_of(box) / 2
+    box += (-margin, -margin, margin, margin)
+    box *= max(grey.size) / max(page.size)
+    width, height = grey.size
+    box = np.clip(box, 0, (width, height, width, height))
+    return fit(grey, PAGE_SIDE, box=tuple(box))
+
+
+def is_cut_out(page, digit):
+    """Return whether a picture ends at the edges of its digit.
+
+    Then the largest part of the digit reaches all four sides, and both ink and paper are
+    at the border. Around a page on a table there is only the table.
+    """
+    left, top, right, bottom = box_of(max(find_parts(digit), key=np.sum))
+    reaches_all_sides = max(left, top, page.width - right, page.height - bottom) <= 1
+    values = np.asarray(page, "float32")
+    return reaches_all_sides and np.ptp(border_of(values)) > 0.85 * np.ptp(values)
+
+
+def add_paper(page):
+    """Return a page with a margin that is as light as most of its border.
+
+    page: PAGE_SIDE / 2 pixels long. The result is PAGE_SIDE pixels long.
+    """
+    paper = np.median(border_of(np.asarray(page)))
+    return ImageOps.expand(page, border=PAGE_SIDE // 4, fill=int(paper))
+
+
+def border_of(values):
+    """Return the outermost values of an array of two dimensions."""
+    return np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
 
 
 def find_ink(page):
     """Return how much darker than its paper each pixel is: 0 is paper, 255 is black.
 
-    page: a grey image. If its ink is lighter than its paper: how much lighter.
+    page: a grey image. If its ink is lighter than its paper, return how much lighter.
     """
     page = page.filter(ImageFilter.GaussianBlur(1))  # against noise
     if is_light_on_dark(page):
         page = ImageOps.invert(page)
     paper = fill_dark_strokes(np.asarray(page.reduce(2), "float32"))
     paper = np.asarray(Image.fromarray(paper).resize(page.size))
-    return 255 * share_of_light(paper - np.asarray(page, "float32"), paper)
+    darkness = paper - np.asarray(page, "float32")
+    return 255 * share_of_light(darkness, paper, faintest=LEAST_INK)
 
 
-def share_of_light(darkness, paper):
+def share_of_light(darkness, paper, faintest):
     """Return which share of its paper's light each pixel lacks, and 0 where it is faint.
 
-    So ink in a shadow counts as much as elsewhere. But a dark table is not paper in a
-    shadow: its grain has to stay faint, so paper has at least 60 % of the brightest light.
+    So ink in a shadow counts as much as elsewhere. But the grain of a dark table has to
+    stay faint. So paper counts as having at least 60 % of the brightest light.
     """
     light = np.maximum(paper, max(0.6 * paper.max(), 1))
-    return np.where(darkness > LEAST_INK, darkness / light, 0)
+    return np.where(darkness > faintest, darkness / light, 0)
 
 
 def is_light_on_dark(page):
     """Return whether a page's ink is lighter than its paper.
 
-    Ink is in the minority around it, and paper varies less. The first tells with thin
-    strokes, the second also with strokes that fill the picture.
+    There are two signs of dark ink, each from -1 (no) to 1 (yes). Dark pixels are in the
+    minority around them. And the page without its dark strokes varies less than without
+    its light ones. This is less sure, but helps where the strokes fill the picture.
     """
     page = page.reduce(CELL)
     middle = ImageOps.crop(page, int(0.15 * min(page.size)))  # beyond may be a table
@@ -522,25 +558,32 @@ def is_light_on_dark(page):
     minority = np.sum(darker * np.abs(darker)) / max(np.sum(darker**2), 1)
 
     page = np.asarray(page, "float32")
-    light = variation(fill_dark_strokes(page))
-    dark = variation(fill_dark_strokes(255 - page))
-    smoothness = (dark - light) / max(dark + light, 1)
-    return minority + smoothness / 2 < 0
+    without_dark = variation(fill_dark_strokes(page))
+    without_light = variation(fill_dark_strokes(255 - page))
+    both = max(without_dark + without_light, 1)
+    smoothness = (without_light - without_dark) / both
+    return minority + smoothness / 4 < 0
 
 
 def find_marks(page):
-    """Return how much each pixel differs from the paper around it, darker or lighter."""
+    """Return how much each pixel differs from the paper around it, darker or lighter.
+
+    It is a share of the paper's light, and 0 where it is faint.
+    """
     page = np.asarray(page, "float32")
     light_paper = fill_dark_strokes(page)
     dark_paper = 255 - fill_dark_strokes(255 - page)
     marks = np.maximum(light_paper - page, page - dark_paper)
-    return share_of_light(marks, light_paper)
+    return share_of_light(marks, light_paper, faintest=LEAST_MARK)
 
 
 def fill_dark_strokes(page):
-    """Return a page (an array) without what is darker and narrower than WIDEST_STROKE."""
+    """Return a page (an array) whose dark strokes are filled with paper.
+
+    What is wider than WIDEST_STROKE stays.
+    """
     reach = round(WIDEST_STROKE * max(page.shape) / 2)
-    page = np.pad(page, 2 * reach, "edge")  # or a table at the border would be a stroke
+    page = np.pad(page, 2 * reach, "edge")  # a table at the border is too wide then
     return slide(slide(page, reach, np.max), reach, np.min)  # a morphological closing
 
 
@@ -556,7 +599,7 @@ def slide(values, reach, choose):
 
 
 def variation(page):
-    """Return the sum of all differences between neighbours."""
+    """Return the sum of the absolute differences between neighbouring pixels."""
     return sum(np.abs(np.diff(page, axis=axis)).sum() for axis in (0, 1))
 
 
@@ -566,7 +609,7 @@ def mean_of_cells(ink):
 
 
 def find_parts(strength):
-    """Return a mask for each connected part of the ink on a map."""
+    """Return a mask for each connected part of the ink on a map, a cell larger all round."""
     is_ink = Image.fromarray(np.uint8(strength > strength.max() / 3))
     rest = is_ink.filter(ImageFilter.MaxFilter(3))  # a gap of two cells divides nothing
     parts = []
@@ -581,54 +624,79 @@ def find_parts(strength):
 def choose_parts(strength):
     """Return the mask of the digit on a map: its largest part, and what belongs to it.
 
-    A part near it belongs to it, such as the flag of a 5, and so does a part with more
-    than 15 % of its ink. A part around another part is a frame or a table.
+    That is a part near it, such as the flag of a 5, or more than half as tall, such as
+    another digit. A part that surrounds another one is a frame or a table. It is left out.
     """
-
-    def amount(part):
-        return strength[part].sum()
-
+    digit = np.zeros(strength.shape, bool)
     parts = find_parts(strength)
-    boxes = [box_of(part) for part in parts]
-    candidates = []
-    for part, box in zip(parts, boxes):
-        if not any(is_inside(other, box) for other in boxes):
-            candidates.append(part)
-
-    largest = max(candidates, key=amount, default=np.zeros(strength.shape, bool))
-    digit = largest.copy()
+    if not parts:
+        return digit
+    candidates = [
+        part for part in parts if not any(surrounds(part, other) for other in parts)
+    ]
+    largest = max(candidates, key=lambda part: strength[part].sum())
     for part in candidates:
-        is_large = amount(part) > LARGE_PART * amount(largest)
-        if is_large or are_near(box_of(part), box_of(largest)):
+        is_tall = height_of(part) > height_of(largest) / 2
+        if is_tall or are_near(box_of(part), box_of(largest)):
             digit |= part
     return digit
 
 
-def is_inside(box, frame):
-    """Return whether a box is inside another, and more than a dot in it."""
-    inside = (box[:2] > frame[:2]).all() and (box[2:] < frame[2:]).all()
-    return inside and max(box[2:] - box[:2]) > max(frame[2:] - frame[:2]) / 4
+def surrounds(frame, part):
+    """Return whether a part is inside another one, and the other is a frame around it.
+
+    The part has at least a quarter of the frame's size. A dot in a zero is smaller. And
+    the frame is on all four sides of the part, or far from it. If the part is a loose
+    stroke of a 3, the rest of the 3 is neither.
+    """
+    box, frame_box = box_of(part), box_of(frame)
+    is_inside = (box[:2] > frame_box[:2]).all() and (box[2:] < frame_box[2:]).all()
+    if not is_inside or size_of(box) < size_of(frame_box) / 4:
+        return False
+    left, top, right, bottom = box.astype(int)
+    is_on_all_sides = (
+        frame[top:bottom, :left].any()
+        and frame[top:bottom, right:].any()
+        and frame[:top, left:right].any()
+        and frame[bottom:, left:right].any()
+    )
+    gap = int(size_of(box) / 4)
+    near = frame[max(top - gap, 0) : bottom + gap, max(left - gap, 0) : right + gap]
+    return is_on_all_sides or not near.any()
 
 
-def are_near(box, digit):
-    """Return whether the gap between two boxes is below 15 % of the digit's size."""
-    gap = max(*(box[:2] - digit[2:]), *(digit[:2] - box[2:]))
-    return gap < 0.15 * max(digit[2:] - digit[:2])
+def are_near(box, digit_box):
+    """Return whether the gap between two boxes is below a quarter of the digit's size."""
+    gap = np.max([box[:2] - digit_box[2:], digit_box[:2] - box[2:]])
+    return gap < size_of(digit_box) / 4
 
 
 def box_of(mask):
-    """Return where a mask is True as an array of left, top, right and bottom."""
+    """Return the box around a mask: an array of left, top, right and bottom."""
     return np.array(Image.fromarray(mask).getbbox(), "float32")
 
 
+def size_of(box):
+    """Return the longer side of a box."""
+    return max(box[2:] - box[:2])
+
+
+def height_of(part):
+    """Return in how many rows a part has ink."""
+    return part.any(axis=1).sum()
+
+
 def count_digits(ink):
-    """Return how many parts of the ink stand side by side, about as tall as each other."""
+    """Return how many parts of the ink stand side by side, if they are tall enough.
+
+    Each has to be more than half as tall as the tallest.
+    """
     parts = find_parts(mean_of_cells(ink))
-    heights = [part.any(axis=1).sum() for part in parts]
-    tall = [part for part, height in zip(parts, heights) if height > max(heights) / 2]
+    tallest = max(map(height_of, parts))
+    tall = [part for part in parts if height_of(part) > tallest / 2]
     has_ink = np.any(tall, axis=(0, 1))  # by column
-    starts = np.diff(has_ink, prepend=False) & has_ink
-    return int(starts.sum())
+    column_before = np.append(False, has_ink[:-1])
+    return int(np.sum(has_ink & ~column_before))
 
 
 def form_digit(ink):
@@ -640,13 +708,14 @@ def form_digit(ink):
 
 
 def cut_out(ink):
-    """Return the ink as an image: the digit's longer side 200 pixels, its border 40."""
-    threshold = ink.max() / 2  # a first guess
+    """Return the digit as an image: its longer side is 200 pixels, its margin 40."""
+    is_ink = ink > ink.max() / 2  # a first guess
     # Better: halfway between the mean of the ink and that of the paper.
-    threshold = (ink[ink > threshold].mean() + ink[ink <= threshold].mean()) / 2
-    mean_ink = ink[ink > threshold].mean()
-    box = Image.fromarray(ink > threshold).getbbox()
-    # Without ruled lines, which are fainter, but with the soft edges of strokes.
+    threshold = (ink[is_ink].mean() + ink[~is_ink].mean()) / 2
+    is_ink = ink > threshold
+    mean_ink = ink[is_ink].mean()
+    box = Image.fromarray(is_ink).getbbox()
+    # Ruled lines are fainter and go. The soft edges of strokes stay.
     ink = np.where(ink < 0.75 * threshold, 0, ink)
     digit = Image.fromarray(np.uint8(np.minimum(255 * ink / mean_ink, 255)))
     return ImageOps.expand(ImageOps.contain(digit.crop(box), (200, 200)), 40)
@@ -671,7 +740,7 @@ def widen_thin_strokes(digit):
 
 
 def centre_by_mass(digit):
-    """Return an array of 28 by 28, the centre of mass in the middle of pixel 14."""
+    """Return float32, shape (28, 28, 1), the centre of mass in the middle of pixel 14."""
     ink = np.asarray(digit, "float32")
     rows, columns = np.indices(ink.shape)
     top = round(np.average(rows, weights=ink) - 144.5)  # pixel 14 is 140 to 149 here

@@ -284,24 +284,70 @@ def test_a_digit_may_be_cut_out_to_its_edges(read, mnist, margin, dark):
     assert np.sum(np.array(found) > 0.06) <= 1
 
 
-def framed(page):
-    page = ImageOps.expand(page, 40, 230)
-    box = (8, 8, page.width - 9, page.height - 9)
-    ImageDraw.Draw(page).rectangle(box, outline=40, width=6)
+def framed(page, ink=40):
+    page = page.copy()
+    box = (20, 15, page.width - 20, page.height - 15)
+    ImageDraw.Draw(page).rectangle(box, outline=ink, width=6)
     return page
 
 
-def with_speck(page):
-    page = ImageOps.expand(page, 40, 230)
-    ImageDraw.Draw(page).ellipse((10, 10, 20, 20), fill=40)
+def in_a_ring(page):
+    page = page.copy()
+    ImageDraw.Draw(page).ellipse((55, 5, 445, 395), outline=60, width=8)
     return page
 
 
-@pytest.mark.parametrize("change", [framed, with_speck])
-def test_what_is_not_the_digit_is_left_out(read, mnist, change):
+def with_specks(page, *places):
+    page = page.copy()
+    for x, y in places:
+        ImageDraw.Draw(page).ellipse((x, y, x + 10, y + 10), fill=50)
+    return page
+
+
+def beside_a_table(page):
+    page = page.copy()
+    page.paste(70, (0, 0, 40, page.height))
+    return page
+
+
+OTHER_INK = {
+    "a frame": framed,
+    "a faint frame": lambda page: framed(page, ink=120),
+    "a ring": in_a_ring,
+    "a speck": lambda page: with_specks(page, (20, 20)),
+    "three specks": lambda page: with_specks(page, (20, 20), (470, 200), (30, 380)),
+    "a table on one side": beside_a_table,
+}
+
+
+@pytest.mark.parametrize("other", OTHER_INK)
+def test_what_is_not_the_digit_is_left_out(read, mnist, other):
     for digit in mnist["x_test"][:5]:
-        page = photograph(digit, size=(300, 300), at=(10, 10))
-        assert difference(read(change(page)), read(page)) < 0.02
+        page = photograph(digit, side=200, at=(150, 100))
+        assert difference(read(OTHER_INK[other](page)), read(page)) < 0.02
+
+
+@pytest.mark.parametrize("i", [6543, 9624, 9697])
+def test_a_digit_around_its_loose_stroke_is_no_frame(read, mnist, i):
+    digit = mnist["x_test"][i]
+    assert difference(read(enlarged(digit)), digit[..., np.newaxis] / 255) < 0.08
+
+
+def test_a_dot_in_a_zero_is_no_digit_in_a_frame(read):
+    zero = Image.new("L", (300, 400), 255)
+    ImageDraw.Draw(zero).ellipse((60, 60, 240, 340), outline=0, width=20)
+    dotted = zero.copy()
+    ImageDraw.Draw(dotted).ellipse((140, 190, 160, 210), fill=0)
+    assert difference(read(dotted), read(zero)) < 0.03
+
+
+def test_a_broken_stroke_belongs_to_the_digit(read, mnist):
+    five = mnist["x_test"][mnist["y_test"] == 5][1]
+    whole = read(photograph(five))
+    for row in np.flatnonzero(five.any(axis=1))[4:-4:4]:
+        broken = five.copy()
+        broken[row] = 0
+        assert difference(read(photograph(broken)), whole) < 0.04
 
 
 def test_a_stroke_of_its_own_belongs_to_the_digit(read):
@@ -339,6 +385,13 @@ def test_ink_of_another_colour(read, page, ink, paper):
     assert difference(read(coloured(page, ink, paper)), read(page)) < 0.03
 
 
+def test_a_coloured_table_does_not_choose_the_channel(read, page):
+    """Its blue differs from that of the page more than the ink does."""
+    table = Image.new("RGB", (700, 600), (200, 150, 40))
+    table.paste(page.convert("RGB"), (100, 100))
+    assert difference(read(table), read(page)) < 0.03
+
+
 # --- Several digits ---------------------------------------------------------------
 
 
@@ -366,7 +419,7 @@ def test_one_digit_is_no_reason_for_a_message(run, small_file, saved, mnist, tmp
     paths = []
     for i, digit in enumerate(mnist["x_test"][:20]):
         paths.append(tmp_path / f"{i}.png")
-        with_speck(photograph(digit)).save(paths[-1])
+        with_specks(photograph(digit), (20, 20)).save(paths[-1])
     flags = ("--load-model", saved, "--epochs", 0, "--predict", *paths)
     assert run("--data", small_file, *flags).err == ""
 
@@ -385,9 +438,9 @@ def sixteen_bits(page, factor, dtype=np.uint16):
     return Image.fromarray((np.asarray(page).astype(dtype) * factor).astype(dtype))
 
 
-def with_nan(image):
+def with_some(value, image):
     values = np.array(image)
-    values[200:205, 60:65] = np.nan
+    values[200:205, 60:65] = value
     return Image.fromarray(values)
 
 
@@ -410,7 +463,12 @@ FORMS = {
     "12 bits.tif": lambda page: sixteen_bits(page, 16),
     "32 bits.tif": lambda page: sixteen_bits(page, 70000, np.int32),
     "0 to 1.tif": lambda page: sixteen_bits(page, 1 / 255, np.float32),
-    "0 to 1, one unknown.tif": lambda page: with_nan(sixteen_bits(page, 1 / 255, "f4")),
+    "0 to 1, some unknown.tif": lambda page: with_some(
+        np.nan, sixteen_bits(page, 1 / 255, "f4")
+    ),
+    "0 to 1, some infinite.tif": lambda page: with_some(
+        np.inf, sixteen_bits(page, 1 / 255, "f4")
+    ),
     "black on nothing.png": lambda page: transparent(page, "black"),
     "white on nothing.png": lambda page: transparent(page, "white"),
     "cream on nothing.png": lambda page: transparent(page, (250, 250, 210)),
@@ -440,6 +498,12 @@ def test_the_format_of_iphones_gets_advice(tmp_path, name, monkeypatch):
     assert "\n" not in str(found.value)
 
 
+def test_a_missing_file_gets_no_advice_about_its_format(tmp_path):
+    with pytest.raises(ValueError, match="No such file") as found:
+        cnn_mnist.read_digit(tmp_path / "seven.heic")
+    assert "pillow-heif" not in str(found.value)
+
+
 def test_pillow_heif_is_used_where_it_is_installed(page, tmp_path, monkeypatch):
     calls = []
     module = types.SimpleNamespace(register_heif_opener=lambda: calls.append(1))
@@ -447,6 +511,15 @@ def test_pillow_heif_is_used_where_it_is_installed(page, tmp_path, monkeypatch):
     page.save(tmp_path / "seven.png")
     cnn_mnist.read_digit(tmp_path / "seven.png")
     assert calls
+
+
+def test_faint_ink_on_a_page_with_transparent_corners(read, page):
+    """The ink is on the page, not in what is transparent."""
+    faint = page.point(lambda v: 225 + v // 10).convert("RGBA")
+    corners = Image.new("L", page.size, 0)
+    ImageDraw.Draw(corners).rounded_rectangle((5, 5, 495, 395), 40, 255)
+    faint.putalpha(corners)
+    assert difference(read(faint), read(page)) < 0.02
 
 
 def test_a_transparent_colour(read, page):
@@ -531,6 +604,12 @@ BAD_IMAGES = {
     "black": (blank("1", 0), "there is no ink on it"),
     "16 bits": (blank("I;16", 1000), "there is no ink on it"),
     "nothing": (blank("RGBA", (0, 0, 0, 0)), "there is no ink on it"),
+    "nothing known": (
+        lambda path: Image.fromarray(np.full((60, 60), np.nan, "f4")).save(
+            path, "TIFF"
+        ),
+        "there is no ink on it",
+    ),
     "one pixel": (
         lambda path: Image.new("L", (1, 1)).save(path, "PNG"),
         "there is no ink on it",
