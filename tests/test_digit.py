@@ -275,13 +275,10 @@ def cut_out(digit, margin):
 @pytest.mark.parametrize("margin", [0, 1, 3])
 @pytest.mark.parametrize("dark", [True, False], ids=["dark on light", "light on dark"])
 def test_a_digit_may_be_cut_out_to_its_edges(read, mnist, margin, dark):
-    found = []
-    for digit in mnist["x_test"][:20]:
+    for digit in mnist["x_test"][:30]:
         image = cut_out(digit, margin)
         image = ImageOps.invert(image) if dark else image
-        found.append(difference(read(image), read(enlarged(digit))))
-    assert np.median(found) < 0.03
-    assert np.sum(np.array(found) > 0.06) <= 1
+        assert difference(read(image), read(enlarged(digit))) < 0.04
 
 
 def framed(page, ink=40):
