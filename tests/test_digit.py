@@ -233,6 +233,12 @@ def test_the_condition_of_the_photograph_does_not_matter(read, mnist, condition)
     assert np.max(found) < 0.02
 
 
+def test_a_digit_may_be_near_a_wooden_table(read, mnist):
+    for digit in mnist["x_test"][:10]:
+        page = photograph(digit, side=200, at=(290, 190))
+        assert difference(read(on_wood(page)), read(page)) < 0.02
+
+
 CHANGES = {
     "thin": lambda image: image.filter(ImageFilter.GaussianBlur(4)).point(
         lambda v: 255 * (v > 190)
@@ -437,7 +443,7 @@ def sixteen_bits(page, factor, dtype=np.uint16):
 
 def with_some(value, image):
     values = np.array(image)
-    values[200:205, 60:65] = value
+    values[100:300, 20:60] = value
     return Image.fromarray(values)
 
 
