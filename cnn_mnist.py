@@ -478,7 +478,7 @@ def find_digit(grey):
 def zoom_in(grey):
     """Return the page around the digit, with half of the digit's size on each side.
 
-    The image may end before that.
+    The image may end before that. Only a digit that is cut out gets paper there.
     """
     page = fit(grey, PAGE_SIDE // CELL)
     digit = choose_parts(find_marks(page))
@@ -632,8 +632,9 @@ def choose_parts(strength):
     parts = find_parts(strength)
     if not parts:
         return digit
+    boxes = [box_of(part) for part in parts]
     candidates = [
-        part for part in parts if not any(surrounds(part, other) for other in parts)
+        part for part in parts if not any(surrounds(part, box) for box in boxes)
     ]
     largest = max(candidates, key=lambda part: strength[part].sum())
     for part in candidates:
@@ -643,14 +644,14 @@ def choose_parts(strength):
     return digit
 
 
-def surrounds(frame, part):
-    """Return whether a part is inside another one, and the other is a frame around it.
+def surrounds(frame, box):
+    """Return whether the mask `frame` is a frame around the box of another part.
 
-    The part has at least a quarter of the frame's size. A dot in a zero is smaller. And
-    the frame is on all four sides of the part, or far from it. If the part is a loose
-    stroke of a 3, the rest of the 3 is neither.
+    The box has at least a quarter of the frame's size. That of a dot in a zero is smaller.
+    And the frame is on all four sides of the box, or far from it. If the box is that of a
+    loose stroke of a 3, the rest of the 3 is neither.
     """
-    box, frame_box = box_of(part), box_of(frame)
+    frame_box = box_of(frame)
     is_inside = (box[:2] > frame_box[:2]).all() and (box[2:] < frame_box[2:]).all()
     if not is_inside or size_of(box) < size_of(frame_box) / 4:
         return False
