@@ -461,15 +461,6 @@ def test_example_of_the_running_mean():
     assert corrected == pytest.approx([0.2, 0.2, 0.089], abs=0.0005)
 
 
-def test_momentum_makes_steps_ten_times_as_large_under_a_steady_slope():
-    optimizer = keras.optimizers.SGD(learning_rate=0.01, momentum=0.9)
-    weight = keras.Variable(0.0)
-    for _ in range(100):
-        before = float(weight)
-        optimizer.apply([keras.ops.convert_to_tensor(0.2)], [weight])
-    assert float(weight) - before == pytest.approx(-10 * 0.01 * 0.2, rel=1e-3)
-
-
 def test_examples_of_adam():
     for g in (0.2, 0.002):
         theta, m, v = adam_of_the_paper(0.0, 0.0, 0.0, g, t=1)
