@@ -48,7 +48,8 @@ def load_data(path=DATA):
 
     x: float32, shape (n, 28, 28, 1), values in [0, 1]; y: float32, (n, 10), one-hot.
     path: an .npz file of uint8 arrays: x_train, x_test, shape (n, 28, 28), and y_train,
-        y_test, shape (n,), values 0 to 9. Keras downloads MNIST if DATA is missing.
+        y_test, shape (n,), values 0 to 9. If DATA is the path, but missing, Keras
+        downloads MNIST.
     Raises InputError, a ValueError. Source: the MNIST database of LeCun and Cortes.
     """
     x_train, y_train, x_test, y_test = read_arrays(path)
@@ -69,7 +70,7 @@ def build_model():
     Input: float32, shape (batch, 28, 28, 1), values in [0, 1].
     Output: float32, shape (batch, 10), the probability of each digit.
     """
-    layers = keras.layers  # part 7 imports keras late; layers of your own go to its end
+    layers = keras.layers  # define layers of your own at the end of part 7
     model = keras.Sequential(
         [
             keras.Input(shape=INPUT_SHAPE),
@@ -94,7 +95,8 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
     """Train the model; return a dict of loss, accuracy, val_loss and val_accuracy.
 
     x, y: as from `load_data`. The last VALIDATION_SPLIT of them is for validation.
-    Each value of the dict is a list with one number for each epoch.
+    Each value of the dict is a list with one number for each epoch. With 0 epochs the dict
+    is empty.
     """
     history = model.fit(
         x=x,
@@ -177,7 +179,7 @@ def reason_of(error):
 def check_zip(path):
     """Raise InputError unless the file is a zip archive, as .npz and .keras files are.
 
-    NumPy calls any other file a pickle. Keras says that there is no such file.
+    NumPy calls most other files a pickle. Keras says that there is no such file.
     """
     with reading(path):
         zipfile.ZipFile(path).close()
@@ -242,7 +244,7 @@ def load_model(path):
 
 
 def check_model(path, model):
-    """Raise InputError unless the model gives probabilities, and has a loss to learn by.
+    """Raise InputError unless the model's outputs add up to 1, and it has a loss.
 
     We try the model on noise. That is surer than to search its configuration.
     """
@@ -296,7 +298,8 @@ def write_files(args, model, history, x, y, photographs):
 def save(path, write):
     """Let `write` fill a new file, then move it to `path`. Return whether it worked.
 
-    A crash leaves no half-written file at `path`. Ctrl-C waits until the file is whole.
+    So a crash leaves no half-written file, unless `put_in_place` can only copy. Ctrl-C
+    waits until the file is whole.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     try:
@@ -304,11 +307,12 @@ def save(path, write):
             ctrl_c_waits(),
             TemporaryDirectory(prefix=".mnist.", dir=target.parent) as folder,
         ):
-            new_file = Path(folder, "new" + path.suffix)  # which decides the format
+            # The suffix decides the format.
+            new_file = Path(folder, "new" + path.suffix)
             write(new_file)
             put_in_place(new_file, target)
     except OSError as error:
-        print(f"\ncannot write {path}: {error.strerror or error}", file=sys.stderr)
+        print(f"\ncannot write {path}: {reason_of(error)}", file=sys.stderr)
         return False
     return True
 
@@ -327,15 +331,15 @@ def put_in_place(new_file, target):
 # === 3. Your own photographs: from an image file to a digit as MNIST has it ===========
 # Read this if your handwriting is misread. `choose_channel` decides about colours,
 # `find_ink` what is darker than the paper, `choose_parts` what belongs to the digit, and
-# `cut_out` how dark ink has to be. `form_digit` gives the digit MNIST's form.
+# `crop_digit` how dark ink has to be. `form_digit` gives the digit MNIST's form.
 with contextlib.suppress(Exception):  # check_package says so, if Pillow is needed
     from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat
 
 PAGE_SIDE = 200  # pixels: the longer side of the page on which ink is measured
 CELL = 4  # pixels of the page: parts of the ink are told apart on a map of such cells
 LEAST_INK = 10  # of 255: fainter marks count as paper
-LEAST_MARK = 8  # the same on a page of 50 pixels, where thin strokes are fainter
-LEAST_PIXELS = 100  # of the page: less ink is noise, as the digit is large there
+LEAST_MARK = 8  # of 255, on a page of 50 pixels: there, thin strokes are fainter
+LEAST_PIXELS = 100  # fewer pixels of ink are noise: on the page, the digit is large
 WIDEST_STROKE = 0.28  # of the longer side: what is wider is a shadow or a table
 STROKE_WIDTH = 25  # of 280 pixels: the usual width of a stroke in MNIST
 
@@ -399,8 +403,8 @@ def open_grey(path):
         advice = "pip install pillow-heif, or save it as JPEG"
         raise InputError(f"{error}; {advice}") from error
 
-    if image.mode.startswith(("I", "F")):
-        return stretch_to_8_bits(np.asarray(image, "float32"))
+    if image.mode.startswith(("I", "F")):  # integers of 16 or 32 bits, or floats
+        return stretch_to_8_bits(np.asarray(image, "float64"))
     if image.has_transparency_data:
         return lay_on_white(image.convert("RGBA"))
     return choose_channel(image.convert("RGB"))
@@ -435,7 +439,7 @@ def lay_on_white(image):
 
 
 def choose_channel(image):
-    """Return an RGB image in grey, or one of its channels if that shows twice as much.
+    """Return an RGB image in grey, or the channel that shows more than twice as much.
 
     Red ink and green paper can have the same grey. Yellow ink on white paper shows only
     in the blue channel.
@@ -478,7 +482,8 @@ def find_digit(grey):
 def zoom_in(grey):
     """Return the page around the digit, with half of the digit's size on each side.
 
-    The image may end before that. Only a digit that is cut out gets paper there.
+    If the image ends before that, so does the page. Only a picture that ends at the edges
+    of its digit gets paper around it.
     """
     page = fit(grey, PAGE_SIDE // CELL)
     digit = choose_parts(find_marks(page))
@@ -488,11 +493,12 @@ def zoom_in(grey):
         return add_paper(fit(grey, PAGE_SIDE // 2))
     box = box_of(digit)
     margin = size_of(box) / 2
-    box += (-margin, -margin, margin, margin)
-    box *= max(grey.size) / max(page.size)
+    box_on_page = box + (-margin, -margin, margin, margin)
+    scale = max(grey.size) / max(page.size)
+    box_on_image = scale * box_on_page
     width, height = grey.size
-    box = np.clip(box, 0, (width, height, width, height))
-    return fit(grey, PAGE_SIDE, box=tuple(box))
+    box_on_image = np.clip(box_on_image, 0, (width, height, width, height))
+    return fit(grey, PAGE_SIDE, box=tuple(box_on_image))
 
 
 def is_cut_out(page, digit):
@@ -536,10 +542,10 @@ def find_ink(page):
 
 
 def share_of_light(darkness, paper, faintest):
-    """Return which share of its paper's light each pixel lacks, and 0 where it is faint.
+    """Return how dark each pixel is, as a share of its paper, and 0 where it is faint.
 
-    So ink in a shadow counts as much as elsewhere. But the grain of a dark table has to
-    stay faint. So paper counts as having at least 60 % of the brightest light.
+    As a share, ink counts as much in a shadow as elsewhere. But then the grain of a dark
+    table would count as ink. So no paper counts as darker than 60 % of the brightest.
     """
     light = np.maximum(paper, max(0.6 * paper.max(), 1))
     return np.where(darkness > faintest, darkness / light, 0)
@@ -548,15 +554,17 @@ def share_of_light(darkness, paper, faintest):
 def is_light_on_dark(page):
     """Return whether a page's ink is lighter than its paper.
 
-    There are two signs of dark ink, each from -1 (no) to 1 (yes). Dark pixels are in the
-    minority around them. And the page without its dark strokes varies less than without
-    its light ones. This is less sure, but helps where the strokes fill the picture.
+    There are two signs of dark ink, each from -1 (no) to 1 (yes). Ink is in the minority:
+    where it is dark, dark pixels differ more from the mean around them than light ones do.
+    And the page without its dark strokes varies less than without its light ones. This is
+    less sure, but helps where the strokes fill the picture.
     """
     page = page.reduce(CELL)
     middle = ImageOps.crop(page, int(0.15 * min(page.size)))  # beyond may be a table
     around = np.asarray(middle.filter(ImageFilter.GaussianBlur(5)), "float32")
     darker = around - np.asarray(middle, "float32")
-    minority = np.sum(darker * np.abs(darker)) / max(np.sum(darker**2), 1)
+    signed_squares = darker * np.abs(darker)
+    minority = np.sum(signed_squares) / max(np.sum(darker**2), 1)
 
     page = np.asarray(page, "float32")
     without_dark = variation(fill_dark_strokes(page))
@@ -584,7 +592,8 @@ def fill_dark_strokes(page):
     What is wider than WIDEST_STROKE stays.
     """
     reach = round(WIDEST_STROKE * max(page.shape) / 2)
-    page = np.pad(page, 2 * reach, "edge")  # a table at the border is too wide then
+    # This also widens what is at the border, so a table there stays.
+    page = np.pad(page, 2 * reach, "edge")
     return slide(slide(page, reach, np.max), reach, np.min)  # a morphological closing
 
 
@@ -606,19 +615,21 @@ def variation(page):
 
 def mean_of_cells(ink):
     """Return the mean ink of each cell of CELL by CELL pixels: a map of the page."""
-    return np.asarray(Image.fromarray(ink.astype("float32")).reduce(CELL))
+    return np.asarray(Image.fromarray(ink).reduce(CELL))
 
 
 def find_parts(strength):
     """Return a mask for each connected part of the ink on a map, a cell larger all round."""
     is_ink = Image.fromarray(np.uint8(strength > strength.max() / 3))
-    rest = is_ink.filter(ImageFilter.MaxFilter(3))  # a gap of two cells divides nothing
+    # Each part grows by a cell, so parts with a gap of two cells become one.
+    rest = is_ink.filter(ImageFilter.MaxFilter(3))
     parts = []
     while rest.getbbox():
         before = np.asarray(rest)
         row, column = np.argwhere(before)[0].tolist()
         ImageDraw.floodfill(rest, (column, row), value=0)
-        parts.append(before != np.asarray(rest))
+        erased = before != np.asarray(rest)
+        parts.append(erased)
     return parts
 
 
@@ -633,11 +644,12 @@ def choose_parts(strength):
     if not parts:
         return digit
     boxes = [box_of(part) for part in parts]
-    candidates = [
-        part for part in parts if not any(surrounds(part, box) for box in boxes)
-    ]
-    largest = max(candidates, key=lambda part: strength[part].sum())
-    for part in candidates:
+    not_frames = []
+    for part in parts:
+        if not any(surrounds(part, box) for box in boxes):
+            not_frames.append(part)
+    largest = max(not_frames, key=lambda part: strength[part].sum())
+    for part in not_frames:
         is_tall = height_of(part) > height_of(largest) / 2
         if is_tall or are_near(box_of(part), box_of(largest)):
             digit |= part
@@ -647,9 +659,9 @@ def choose_parts(strength):
 def surrounds(frame, box):
     """Return whether the mask `frame` is a frame around the box of another part.
 
-    The box has at least a quarter of the frame's size. That of a dot in a zero is smaller.
-    And the frame is on all four sides of the box, or far from it. If the box is that of a
-    loose stroke of a 3, the rest of the 3 is neither.
+    There are three conditions. The box is inside the frame's box. It has at least a quarter
+    of its size: a dot in a zero has less. And the frame is on all four sides of the box, or
+    nowhere near it: the rest of a 3 is near its loose stroke, but not on all sides.
     """
     frame_box = box_of(frame)
     is_inside = (box[:2] > frame_box[:2]).all() and (box[2:] < frame_box[2:]).all()
@@ -669,6 +681,7 @@ def surrounds(frame, box):
 
 def are_near(box, digit_box):
     """Return whether the gap between two boxes is below a quarter of the digit's size."""
+    # Of the distances to the left, above, right and below, the largest is the gap.
     gap = np.max([box[:2] - digit_box[2:], digit_box[:2] - box[2:]])
     return gap < size_of(digit_box) / 4
 
@@ -684,7 +697,7 @@ def size_of(box):
 
 
 def height_of(part):
-    """Return in how many rows a part has ink."""
+    """Return how many rows of the map a part takes."""
     return part.any(axis=1).sum()
 
 
@@ -696,9 +709,9 @@ def count_digits(ink):
     parts = find_parts(mean_of_cells(ink))
     tallest = max(map(height_of, parts))
     tall = [part for part in parts if height_of(part) > tallest / 2]
-    has_ink = np.any(tall, axis=(0, 1))  # by column
-    column_before = np.append(False, has_ink[:-1])
-    return int(np.sum(has_ink & ~column_before))
+    column_has_ink = np.any(tall, axis=(0, 1))
+    column_before_has_ink = np.append(False, column_has_ink[:-1])
+    return int(np.sum(column_has_ink & ~column_before_has_ink))
 
 
 def form_digit(ink):
@@ -706,10 +719,10 @@ def form_digit(ink):
 
     Source: the MNIST database's page (20 x 20 pixels, centred by mass in 28 x 28).
     """
-    return centre_by_mass(widen_thin_strokes(cut_out(ink)))
+    return centre_by_mass(widen_thin_strokes(crop_digit(ink)))
 
 
-def cut_out(ink):
+def crop_digit(ink):
     """Return the digit as an image: its longer side is 200 pixels, its margin 40."""
     is_ink = ink > ink.max() / 2  # a first guess
     # Better: halfway between the mean of the ink and that of the paper.
@@ -754,9 +767,7 @@ def centre_by_mass(digit):
 # === 4. The figure of --plot: curves, mistakes, photographs ===========================
 # Read this to draw something else, or in another format.
 TILES_IN_A_ROW = 8
-MOST_IMAGES = (
-    32  # of the mistakes, and of the photographs: more make the figure too long
-)
+MOST_IMAGES = 32  # of the mistakes, and of the photographs: more make it too long
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf", ".PNG", ".SVG", ".PDF")
 
 
@@ -781,16 +792,16 @@ def draw(history, x, y, probabilities, photographs=()):
     groups = [mistakes(x, y, probabilities)]
     if photographs:
         groups.append(pages_and_digits(photographs))
-    curves = [name for name in history if not name.startswith("val_")]
+    metrics = [name for name in history if not name.startswith("val_")]
 
-    heights = [3.0 * math.ceil(len(curves) / 2)] if curves else []  # in inches
+    heights = [3.0 * math.ceil(len(metrics) / 2)] if metrics else []  # in inches
     for _, tiles in groups:
         heights.append(0.5 + 1.15 * math.ceil(len(tiles) / TILES_IN_A_ROW))
     figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
     subfigures = figure.subfigures(len(heights), height_ratios=heights, squeeze=False)
     subfigures = iter(subfigures.flat)
-    if curves:
-        draw_curves(next(subfigures), curves, history)
+    if metrics:
+        draw_curves(next(subfigures), metrics, history)
     for title, tiles in groups:
         draw_tiles(next(subfigures), title, tiles)
     return figure
@@ -809,7 +820,9 @@ def mistakes(x, y, probabilities):
         caption = f"is {true_digits[i]}, said {predicted[i]}\n{confidence[i]:.1%} sure"
         tiles.append((x[i], caption))
     title = f"{len(wrong):,} of {len(x):,} test images wrong"
-    return f"{title}; the {len(tiles)} most confident answers:", tiles
+    if len(wrong) > len(tiles):
+        title += f"; the {len(tiles)} most confident answers:"
+    return title, tiles
 
 
 def pages_and_digits(photographs):
@@ -827,10 +840,10 @@ def pages_and_digits(photographs):
     return f"{title}, each beside what the network was shown:", tiles
 
 
-def draw_curves(subfigure, curves, history):
+def draw_curves(subfigure, metrics, history):
     """Draw the numbers of each epoch, two diagrams in a row."""
-    for position, name in enumerate(curves, start=1):
-        axes = subfigure.add_subplot(math.ceil(len(curves) / 2), 2, position)
+    for position, name in enumerate(metrics, start=1):
+        axes = subfigure.add_subplot(math.ceil(len(metrics) / 2), 2, position)
         epochs = range(1, len(history[name]) + 1)
         axes.plot(epochs, history[name], "o-", label="training")
         validation = history.get("val_" + name, [])
@@ -857,28 +870,34 @@ def draw_tiles(subfigure, title, tiles):
 # and a function that calculates it to LAYERS in draw.html.
 HTML_PAGE = Path(__file__).resolve().with_name("draw.html")
 HTML_LAYERS = ("Conv2D", "MaxPooling2D", "Flatten", "Dropout", "Dense")
+HTML_OPTIONS = {"data_format": "channels_last", "dilation_rate": (1, 1), "groups": 1}
 HTML_ACTIVATIONS = ("linear", "relu", "softmax", "gelu", "tanh", "sigmoid")
 
 
 def page_of(model):
     """Return the text of draw.html with the network of this model in it.
 
-    Raises InputError if there is no draw.html, or if it does not know a layer.
+    Raises InputError if draw.html cannot be read, or cannot do what the model does.
     """
     with reading(HTML_PAGE):
         page = HTML_PAGE.read_text(encoding="utf-8")
-    page, network_starts, old_network = page.partition('id="network">')
+    start_of_page, network_starts, old_network = page.partition('id="network">')
     _, network_ends, end_of_page = old_network.partition("</script>")
     if not network_ends:
         raise InputError(f"cannot read {HTML_PAGE}: there is no network to replace")
 
-    if not model.built:  # a Sequential model without an Input
+    if isinstance(model, keras.Sequential) and not model.built:  # without an Input
         model.build((None, *INPUT_SHAPE))
-    layers = [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
+    if not hasattr(model, "input_shape"):  # a class with a `call` of its own
+        raise InputError("draw.html needs a Sequential or a functional model")
+    is_input = keras.layers.InputLayer
+    layers = [layer for layer in model.layers if not isinstance(layer, is_input)]
     if getattr(layers[-1], "activation", None) is not keras.activations.softmax:
         raise InputError("draw.html needs a last layer with softmax")
     descriptions = [layer_description(layer) for layer in layers]
-    image = values = np.ones((1, *INPUT_SHAPE), dtype="float32")
+    # draw.html runs the layers one after another. Is this what the model does?
+    image = np.ones((1, *INPUT_SHAPE), dtype="float32")
+    values = image
     for layer in layers:
         values = layer(values)
     if not np.allclose(values, model(image), atol=0.01):  # 16 bits are not exact
@@ -891,20 +910,23 @@ def page_of(model):
         "weights": base64.b64encode(weights).decode(),
     }
     text = json.dumps(network).replace("<", r"\u003c")  # a "</script>" would end it
-    return page + network_starts + text + network_ends + end_of_page
+    return start_of_page + network_starts + text + network_ends + end_of_page
 
 
 def layer_description(layer):
-    """Return what draw.html needs to know of a layer, as a dict without its weights."""
+    """Return what draw.html needs to know of a layer, as a dict without its weights.
+
+    Raises InputError if draw.html does not know the layer.
+    """
     kind = type(layer).__name__
     config = layer.get_config()
-    supported = {"data_format": "channels_last", "dilation_rate": (1, 1), "groups": 1}
-    is_supported = kind in HTML_LAYERS and all(
-        config.get(name, value) == value for name, value in supported.items()
-    )
+    is_known = kind in HTML_LAYERS
+    for option, only_known_value in HTML_OPTIONS.items():
+        if option in config and config[option] != only_known_value:
+            is_known = False
     if kind == "Dense" and len(layer.input.shape) > 2:
-        is_supported = False
-    if not is_supported:
+        is_known = False
+    if not is_known:
         raise InputError(f"draw.html does not know the layer {layer.name} ({kind})")
     if config.get("activation", "linear") not in HTML_ACTIVATIONS:
         raise InputError(f"draw.html does not know the activation of {layer.name}")
@@ -1019,7 +1041,7 @@ def check_output(path, suffixes, args):
 
 def verbosity():
     """Return how `fit` shows its progress: 1 a bar, 2 a line an epoch, 0 nothing."""
-    if sys.stdout is None or sys.stdout.closed:  # a program without a terminal
+    if sys.stdout is None or sys.stdout.closed:  # no output at all
         return 0
     is_interactive = hasattr(sys, "ps1")  # a notebook, or Python's prompt
     if sys.stdout.isatty() or is_interactive:
@@ -1046,7 +1068,7 @@ def print_results(results):
 
 def printable(text):
     """Return the text with escapes for what standard output cannot encode."""
-    # Not by sys.stdout.reconfigure: Keras draws its bar with plain signs after an error.
+    # sys.stdout.reconfigure would avoid the error after which Keras uses plain signs.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
@@ -1071,9 +1093,8 @@ def load_keras():
     (TensorFlow's issue 100442). So we silence standard error during the import, unless
     the user has set TF_CPP_MIN_LOG_LEVEL.
     """
-    silence = stderr_silenced()
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        silence = contextlib.nullcontext()
+    user_wants_messages = "TF_CPP_MIN_LOG_LEVEL" in os.environ
+    silence = contextlib.nullcontext() if user_wants_messages else stderr_silenced()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings, but no information
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # memory as needed
@@ -1163,7 +1184,7 @@ def ctrl_c_waits():
 def may_handle_ctrl_c():
     """Return whether this thread can handle Ctrl-C, and nobody wants it to be ignored."""
     in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)  # None if Python cannot put it back
+    handler = signal.getsignal(signal.SIGINT)  # None: not set by Python
     return in_main_thread and handler not in (None, signal.SIG_IGN)
 
 
@@ -1192,7 +1213,8 @@ def run_as_program():
         # Outside `model.fit`, Ctrl-C ends the process at once, without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     open_closed_streams()
-    # It shows where a library crashes. It gets a copy, as load_keras silences number 2.
+    # It shows where a library crashes. It gets a copy of standard error (2), which
+    # load_keras silences.
     faulthandler.enable(os.dup(2))
     become_batch_work()
     try:

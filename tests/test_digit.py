@@ -476,6 +476,9 @@ FORMS = {
     "0 to 1, some unknown.tif": lambda page: with_some(
         np.nan, sixteen_bits(page, 1 / 255, "f4")
     ),
+    "huge numbers, some unknown.tif": lambda page: with_some(
+        np.nan, sixteen_bits(page, 1e36, "f4")
+    ),
     "0 to 1, some infinite.tif": lambda page: with_some(
         np.inf, sixteen_bits(page, 1 / 255, "f4")
     ),
@@ -492,6 +495,7 @@ def page(seven):
     return photograph(seven, paper=255, ink=0)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", FORMS)
 def test_modes_and_formats(read, page, name):
     options = {"lossless": True} if name.endswith("webp") else {}

@@ -242,6 +242,20 @@ def test_a_layer_that_is_used_twice_is_refused():
         cnn_mnist.page_of(keras.Model(image, answer()(values)))
 
 
+def test_a_model_with_a_call_of_its_own_is_refused():
+    class Network(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.flatten = layers.Flatten()
+            self.answer = answer()
+
+        def call(self, images):
+            return self.answer(self.flatten(images))
+
+    with pytest.raises(cnn_mnist.InputError, match="functional"):
+        cnn_mnist.page_of(Network())
+
+
 def test_a_missing_template_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(cnn_mnist, "HTML_PAGE", tmp_path / "gone.html")
     with pytest.raises(cnn_mnist.InputError, match="gone.html"):
