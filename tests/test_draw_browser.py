@@ -835,6 +835,7 @@ def test_the_keyboard_alone_chooses_a_sample_and_a_value(page):
     focus_by_tab(page, page.get_by_role("button", name="Sample 2"))
     page.keyboard.press("Enter")
     assert answer(page) == "2"
+    page.keyboard.press("Escape")
     focus_by_tab(page, maps(page, 1))
     page.keyboard.press("ArrowLeft")
     first = chosen(page)
@@ -858,6 +859,7 @@ def test_arrow_keys_go_from_map_to_map(page):
 
 
 def test_a_button_in_the_explanation_keeps_the_focus(page):
+    explain(page, 3, 48, 2, 5)
     button = page.locator("#subtotals button").nth(4)
     button.focus()
     page.keyboard.press("Enter")
