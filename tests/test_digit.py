@@ -270,6 +270,15 @@ def test_a_digit_may_be_small_on_its_page(read, mnist, side):
     assert np.sum(np.array(found) > 0.04) <= 1
 
 
+def test_a_small_digit_gets_half_its_size_around():
+    """So it takes half of the page, less what the coarse first look adds to its box."""
+    image = stroke(20, (225, 300), (375, 300), size=(600, 600))
+    page = np.asarray(cnn_mnist.zoom_in(image.convert("L")))
+    columns = np.flatnonzero((page < 128).any(axis=0))
+    assert max(page.shape) == cnn_mnist.PAGE_SIDE
+    assert 0.4 < len(columns) / cnn_mnist.PAGE_SIDE < 0.5
+
+
 def cut_out(digit, margin):
     image = Image.fromarray(digit)
     left, top, right, bottom = image.getbbox()
