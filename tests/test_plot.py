@@ -102,7 +102,7 @@ def test_at_most_32_mistakes_in_rows_of_8(digits, wrong):
     some = {i: 0.5 + 0.01 * i for i in range(wrong)}
     figure = cnn_mnist.draw({}, x, y, answers(y, some))
     assert titles(figure)[0].startswith(f"{wrong} of 300 ")
-    assert ("32 most confident" in titles(figure)[0]) == (wrong > 32)
+    assert ("most confident" in titles(figure)[0]) == (wrong > 32)
     shown = tiles(figure)
     assert len(shown) == min(wrong, 32)
     for axes in shown[:1]:
