@@ -244,7 +244,7 @@ def load_model(path):
 
 
 def check_model(path, model):
-    """Raise InputError unless the model's outputs add up to 1, and it has a loss.
+    """Raise InputError unless shapes fit, outputs add up to 1, and there is a loss.
 
     We try the model on noise. That is surer than to search its configuration.
     """
@@ -890,8 +890,8 @@ def page_of(model):
         model.build((None, *INPUT_SHAPE))
     if not hasattr(model, "input_shape"):  # a class with a `call` of its own
         raise InputError("draw.html needs a Sequential or a functional model")
-    is_input = keras.layers.InputLayer
-    layers = [layer for layer in model.layers if not isinstance(layer, is_input)]
+    InputLayer = keras.layers.InputLayer
+    layers = [layer for layer in model.layers if not isinstance(layer, InputLayer)]
     if getattr(layers[-1], "activation", None) is not keras.activations.softmax:
         raise InputError("draw.html needs a last layer with softmax")
     descriptions = [layer_description(layer) for layer in layers]
