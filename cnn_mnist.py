@@ -15,7 +15,6 @@ Read down to `main`. The rest is for those who want to change what it does.
 import argparse
 import base64
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -25,7 +24,19 @@ from pathlib import Path
 
 import numpy as np
 
+UNFINISHED_FILES = set()  # what `save` is writing
+
+
+def exit_at_once(signum, frame):
+    """Handle Ctrl-C outside the training: no traceback, and no half-written file."""
+    for file in UNFINISHED_FILES:
+        file.unlink(missing_ok=True)
+    os._exit(130)
+
+
 if __name__ == "__main__":  # a program that imports this file makes its own settings
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not ignored
+        signal.signal(signal.SIGINT, exit_at_once)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # memory as needed
     # As batch work, no epoch starts with a wait of seconds for TensorFlow's input
@@ -33,8 +44,6 @@ if __name__ == "__main__":  # a program that imports this file makes its own set
     with contextlib.suppress(AttributeError, OSError):
         if os.sched_getscheduler(0) == os.SCHED_OTHER:  # the user chose no other
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback
 
 # TensorFlow starts with alarming lines, and no setting turns them off (TensorFlow's issue
 # 100442). So standard error, stream 2, leads nowhere until TensorFlow has started. Set
@@ -184,25 +193,25 @@ class InputError(ValueError):
 
 
 @contextlib.contextmanager
-def reading(path):
-    """Raise InputError, in one line, for any error while a file is read.
+def using(what):
+    """Raise InputError, in one line, for any error while a file or package is opened.
 
-    Wrap only the call that reads the file. Then our own mistakes keep their traceback.
+    Wrap only the call that opens it. Then our own mistakes keep their traceback.
     """
     try:
         yield
     except Exception as error:  # damaged files raise errors of many kinds
         reason = " ".join(str(error).split())
-        raise InputError(f"cannot read {path}: {reason}") from error
+        raise InputError(f"cannot use {what}: {reason}") from error
 
 
 def read_arrays(path):
     """Return `(x_train, y_train), (x_test, y_test)`, uint8, as `load_data` says."""
     if Path(path) == DATA and not DATA.exists():
-        with reading(f"MNIST: there is no {DATA}, and Keras cannot download it"):
+        with using(f"MNIST: there is no {DATA}, and Keras cannot download it"):
             return keras.datasets.mnist.load_data()
     names = ("x_train", "y_train", "x_test", "y_test")
-    with reading(path), np.load(path) as archive:
+    with using(path), np.load(path) as archive:
         # What is no array in the file comes as bytes.
         x_train, y_train, x_test, y_test = [np.asarray(archive[n]) for n in names]
     check_images(path, x_train, y_train, at_least=10)  # one of them is for validation
@@ -212,17 +221,17 @@ def read_arrays(path):
 
 def check_images(path, x, y, at_least):
     """Raise InputError unless x are images and y their labels, as `load_data` says."""
+    rows, columns, _ = INPUT_SHAPE
     is_right = (
         x.dtype == y.dtype == np.uint8
-        and x.shape == (y.size, *INPUT_SHAPE[:2])
+        and x.shape == (y.size, rows, columns)
         and y.ndim == 1
         and len(x) >= at_least
         and y.max() < NUM_CLASSES
     )
     if not is_right:
-        found = f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
-        needed = f"uint8 images (n, 28, 28) and labels (n,) below {NUM_CLASSES}"
-        raise InputError(f"{path} has {found}, needs {needed}, n at least {at_least}")
+        needed = f"{at_least} or more images, uint8, of {rows} by {columns} pixels"
+        raise InputError(f"{path} needs {needed}, with labels below {NUM_CLASSES}")
 
 
 # === Model files: loading, saving =====================================================
@@ -232,19 +241,15 @@ def load_model(path):
     Raises InputError if there is none, if Keras's safe mode rejects it, or if it does not
     turn images into NUM_CLASSES numbers.
     """
-    with reading(path):
+    with using(path):
         model = keras.saving.load_model(path)
-    # A class with a `call` of its own has no shapes.
-    shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
+    shapes = (model.input_shape, model.output_shape)
     needed = ((None, *INPUT_SHAPE), (None, NUM_CLASSES))
     if shapes != needed or not model.compiled:
         raise InputError(
             f"cannot use {path}: it must be compiled, with shapes {needed}"
         )
     return model
-
-
-UNFINISHED_FILES = set()  # for `exit_at_once`
 
 
 def save(path, write):
@@ -312,13 +317,6 @@ def say(text, stream):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def exit_at_once(signum, frame):
-    """Handle Ctrl-C outside the training: end the program, leave no half-written file."""
-    for file in UNFINISHED_FILES:
-        file.unlink(missing_ok=True)
-    os._exit(130)
-
-
 # === The figure of --plot =============================================================
 ROWS_OF_TILES = 4
 TILES_IN_A_ROW = 8
@@ -365,7 +363,7 @@ def draw(history, x, y, probabilities):
 
 # === The page of --page: draw.html with this network in it ============================
 # To show another layer, name it here, and add what it calculates to draw.html.
-PAGE = Path(__file__).resolve().with_name("draw.html")
+PAGE = DATA.with_name("draw.html")
 PAGE_LAYERS = [
     "Conv2D",
     "MaxPooling2D",
@@ -419,7 +417,7 @@ def page_of(model, **more):
     more: what else the page shows, as from `training_of`.
     Raises InputError if draw.html cannot be read, or cannot do what the model does.
     """
-    with reading(PAGE):
+    with using(PAGE):
         page = PAGE.read_text(encoding="utf-8")
         page = page[: page.index(PAGE_START)]
     network = {
@@ -442,7 +440,7 @@ def layers_of(model):
 
     Raises InputError if draw.html cannot do what the model does.
     """
-    if isinstance(model, keras.Sequential) and not model.built:  # without an Input
+    if not model.built:  # without an Input
         model.build((None, *INPUT_SHAPE))
     if not hasattr(model, "input_shape"):  # a class with a `call` of its own
         raise InputError("draw.html needs a Sequential or a functional model")
@@ -468,14 +466,14 @@ def describe(layer):
     """Return what draw.html needs to know of a layer. Raise InputError if too much."""
     kind = type(layer).__name__
     config = layer.get_config()
-    is_known = kind in PAGE_LAYERS
+    unknown = InputError(f"draw.html does not know the layer {layer.name} ({kind})")
+    if kind not in PAGE_LAYERS:
+        raise unknown
     for option, values in PAGE_VALUES.items():
         if option in config and config[option] not in values:
-            is_known = False
+            raise unknown
     if kind == "Dense" and len(layer.input.shape) > 2:
-        is_known = False
-    if not is_known:
-        raise InputError(f"draw.html does not know the layer {layer.name} ({kind})")
+        raise unknown
     return {
         "class": kind,
         "name": layer.name,
@@ -519,10 +517,30 @@ def parse_args(argv=None):
         "option or file, 130 interrupted by Ctrl-C.",
     )
     for option, kind, default, text in (
-        ("--epochs", int, EPOCHS, "passes over the training data (%(default)s)"),
-        ("--batch-size", int, BATCH_SIZE, "images in a training step (%(default)s)"),
-        ("--seed", int, SEED, "of weights, shuffling and dropout (%(default)s)"),
-        ("--data", Path, DATA, "the .npz file to train and test on (%(default)s)"),
+        (
+            "--epochs",
+            int,
+            EPOCHS,
+            "passes over the training data (default: %(default)s)",
+        ),
+        (
+            "--batch-size",
+            int,
+            BATCH_SIZE,
+            "images in a training step (default: %(default)s)",
+        ),
+        (
+            "--seed",
+            int,
+            SEED,
+            "seed of weights, shuffling and dropout (default: %(default)s)",
+        ),
+        (
+            "--data",
+            Path,
+            DATA,
+            "the .npz file to train and test on (default: %(default)s)",
+        ),
         ("--load-model", Path, None, "go on with this .keras model"),
         ("--save-model", Path, None, "save to this .keras file after every epoch"),
         ("--plot", Path, None, "draw the results to this .png, .svg or .pdf file"),
@@ -546,12 +564,11 @@ def check_outputs(args):
             continue
         if path.suffix not in suffixes or path.is_dir():
             raise InputError(f"{path} must be a file with the suffix {suffixes}")
-        try:
+        with using(path):
             tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error}") from error
-    if args.plot and not importlib.util.find_spec("matplotlib"):
-        raise InputError("--plot needs matplotlib: pip install matplotlib")
+    if args.plot:
+        with using("--plot without matplotlib (pip install matplotlib)"):
+            import matplotlib.figure  # noqa: F401
 
 
 def print_versions():
@@ -564,8 +581,6 @@ def print_versions():
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, exit_at_once)
     try:
         status = main()
         sys.stdout.flush()
