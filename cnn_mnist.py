@@ -351,10 +351,10 @@ def draw(history, x, y, probabilities):
     confidence = probabilities.max(axis=1)
     misread = sorted(np.flatnonzero(read != digits), key=lambda i: -confidence[i])
     lower.suptitle(f"{len(misread):,} of {len(x):,} test images misread")
-    tiles = lower.subplots(ROWS_OF_TILES, TILES_IN_A_ROW).flat
-    for axes in tiles:
+    lower.subplots(ROWS_OF_TILES, TILES_IN_A_ROW)
+    for axes in lower.axes:
         axes.axis("off")
-    for axes, i in zip(tiles, misread):
+    for axes, i in zip(lower.axes, misread):
         axes.imshow(x[i], cmap="gray_r", vmin=0, vmax=1)  # paper white, ink black
         caption = f"is {digits[i]}, read {read[i]}\n{confidence[i]:.1%} sure"
         axes.set_title(caption, fontsize=9, pad=2)

@@ -15,7 +15,6 @@ sys.path.insert(0, str(TOP))
 import cnn_mnist
 
 SCRIPT = TOP / "cnn_mnist.py"
-STUB = TOP / "tests" / "stub"  # for PYTHONPATH, so that Keras loads at once
 # As in a terminal, also where these tests run in the background with Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals as on POSIX")
