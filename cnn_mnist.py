@@ -339,7 +339,8 @@ def draw(history, x, y, probabilities):
         axes = upper.add_subplot(1, len(metrics), position)
         epochs = range(1, len(history[name]) + 1)
         for curve in (name, f"val_{name}"):
-            values = history.get(curve, [])
+            # A metric may have a value for each class.
+            values = [np.mean(value) for value in history.get(curve, [])]
             if len(values) == len(epochs):  # there may be no validation in some epochs
                 axes.plot(epochs, values, "o-", label=curve)
         axes.set_xlabel("epoch")

@@ -45,7 +45,7 @@ def start(small_file, tmp_path):
     yield start
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @posix
@@ -93,7 +93,7 @@ def test_a_second_ctrl_c_stops_at_once(start, tmp_path):
     out, err = process.communicate()
     assert process.returncode == 130
     assert "Test" not in out
-    assert err.count("\n") == 2
+    assert "Traceback" not in err
     assert os.listdir(tmp_path) == ["m.keras"]
     assert keras.saving.load_model(tmp_path / "m.keras").optimizer.iterations == 18
 

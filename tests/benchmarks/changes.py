@@ -82,7 +82,7 @@ def build(change, seed):
 
     Without a change it starts from the same weights as the script with that seed.
     """
-    keras = cnn_mnist.load_keras()
+    keras = cnn_mnist.keras
     new = settings(change)
     keras.mixed_precision.set_global_policy(new["policy"])
     model = cnn_mnist.build_model()

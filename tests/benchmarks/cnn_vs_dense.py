@@ -25,7 +25,7 @@ import cnn_mnist
 
 def build_dense(sizes, dropout):
     """Return a fully connected network with hidden layers of these sizes, compiled."""
-    keras = cnn_mnist.load_keras()
+    keras = cnn_mnist.keras
     layers = keras.layers
     model = keras.Sequential(
         [keras.Input(shape=cnn_mnist.INPUT_SHAPE), layers.Flatten()]
@@ -87,7 +87,7 @@ def accuracy(model, x, y):
 
 def trained(name, x, y, seed, epochs):
     """Return the new network of that name, trained from the seed."""
-    keras = cnn_mnist.load_keras()
+    keras = cnn_mnist.keras
     keras.utils.set_random_seed(seed)
     model = NETWORKS[name]()
     cnn_mnist.train(model, x, y, epochs=epochs)
@@ -135,7 +135,7 @@ def main():
     model = cnn_mnist.build_model()
     for layer in model.layers:
         if layer.weights:
-            one = cnn_mnist.load_keras().Sequential([layer])
+            one = cnn_mnist.keras.Sequential([layer])
             share = multiplications(one) / multiplications(model)
             print(f"{layer.name}: {share:.1%} of the network's multiplications")
     first = model.layers[0]

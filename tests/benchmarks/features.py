@@ -52,7 +52,7 @@ def shares(kernels):
 
 def answers(model, place, x):
     """Yield what the layer at that place makes of x, 1000 images at a time."""
-    keras = cnn_mnist.load_keras()
+    keras = cnn_mnist.keras
     layer = keras.Model(model.inputs[0], model.layers[place].output)
     for start in range(0, len(x), 1000):
         yield layer(x[start : start + 1000]).numpy()
@@ -101,7 +101,7 @@ def linear_accuracy(layers, train, test, epochs):
     The layers stay as they are. What they put out is divided by its root mean square,
     as Adam would need longer for smaller values.
     """
-    keras = cnn_mnist.load_keras()
+    keras = cnn_mnist.keras
     body = keras.Sequential(
         [keras.Input(shape=cnn_mnist.INPUT_SHAPE), *layers, keras.layers.Flatten()]
     )
@@ -281,7 +281,7 @@ def main():
     if args.draw:
         return
 
-    keras = cnn_mnist.load_keras()
+    keras = cnn_mnist.keras
     untrained = []
     for seed in range(1, len(trained) + 1):
         keras.utils.set_random_seed(seed)

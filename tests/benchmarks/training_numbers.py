@@ -24,7 +24,7 @@ def main():
     parser.add_argument("--seed", type=int, default=cnn_mnist.SEED, metavar="N")
     args = parser.parse_args()
 
-    keras = cnn_mnist.load_keras()
+    keras = cnn_mnist.keras
     (x, y), _ = cnn_mnist.load_data()
     learned = int(len(x) * (1 - cnn_mnist.VALIDATION_SPLIT))
     keras.utils.set_random_seed(args.seed)
