@@ -221,17 +221,19 @@ def read_arrays(path):
 
 def check_images(path, x, y, at_least):
     """Raise InputError unless x are images and y their labels, as `load_data` says."""
-    rows, columns, _ = INPUT_SHAPE
-    is_right = (
+    size = INPUT_SHAPE[:2]
+    fits = (
         x.dtype == y.dtype == np.uint8
-        and x.shape == (y.size, rows, columns)
+        and x.shape == (y.size, *size)
         and y.ndim == 1
         and len(x) >= at_least
         and y.max() < NUM_CLASSES
     )
-    if not is_right:
-        needed = f"{at_least} or more images, uint8, of {rows} by {columns} pixels"
-        raise InputError(f"{path} needs {needed}, with labels below {NUM_CLASSES}")
+    if not fits:
+        needed = (
+            f"{at_least} or more uint8 images of {size}, labels below {NUM_CLASSES}"
+        )
+        raise InputError(f"cannot use {path}: it needs {needed}")
 
 
 # === Model files: loading, saving =====================================================
@@ -249,8 +251,8 @@ def load_model(path):
         and model.output_shape == (None, NUM_CLASSES)
     )
     if not fits:
-        needed = f"a compiled model of images {INPUT_SHAPE} and {NUM_CLASSES} classes"
-        raise InputError(f"cannot use {path}: it is not {needed}")
+        needed = f"compile(), images of {INPUT_SHAPE}, {NUM_CLASSES} classes"
+        raise InputError(f"cannot use {path}: it needs {needed}")
     return model
 
 
@@ -566,7 +568,7 @@ def check_outputs(args):
         if path is None:
             continue
         if path.suffix not in suffixes or path.is_dir():
-            raise InputError(f"{path} must be a file with the suffix {suffixes}")
+            raise InputError(f"cannot write {path}: a file ends in {suffixes}")
         with using(path):
             tempfile.TemporaryFile(dir=path.parent).close()
     if args.plot:

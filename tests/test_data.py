@@ -70,13 +70,13 @@ def test_without_the_file_keras_fetches_the_data(small, monkeypatch, tmp_path, r
     assert np.array_equal(x_test[..., 0] * np.float32(255), small["x_test"])
 
     def load_data():
-        raise Exception("URL fetch failure")  # noqa: TRY002, as keras.utils does
+        raise Exception("URL fetch failure:\nno network")  # noqa: TRY002, as keras.utils does
 
     monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
     done = run("--data", cnn_mnist.DATA)
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
     assert str(tmp_path / "mnist.npz") in done.err
-    assert "URL fetch failure" in done.err
+    assert "URL fetch failure: no network" in done.err
 
 
 def truncated(path, small):
