@@ -57,9 +57,11 @@ def test_the_curves(digits):
 def test_curves_of_other_metrics_and_without_a_validation(digits):
     history = {"mse": [3, 2], "loss": [2, 1], "val_loss": [9], "auc": [0, 1]}
     history["val_auc"] = [1, 0]
+    history["f1_score"] = [np.array([0.0, 1.0]), np.array([1.0, 1.0])]
     figure = cnn_mnist.draw(history, *digits, answers(digits[1], {}))
     curves = [axes for axes in figure.axes if axes.lines]
-    assert [len(axes.lines) for axes in curves] == [1, 1, 2]
+    assert [len(axes.lines) for axes in curves] == [1, 1, 2, 1]
+    assert list(curves[3].lines[0].get_ydata()) == [0.5, 1]  # the mean of the classes
     assert list(curves[2].lines[1].get_ydata()) == [1, 0]
 
 
