@@ -522,35 +522,16 @@ def parse_args(argv=None):
         "option or file, 130 interrupted by Ctrl-C.",
     )
     for option, kind, default, text in (
-        (
-            "--epochs",
-            int,
-            EPOCHS,
-            "passes over the training data (default: %(default)s)",
-        ),
-        (
-            "--batch-size",
-            int,
-            BATCH_SIZE,
-            "images in a training step (default: %(default)s)",
-        ),
-        (
-            "--seed",
-            int,
-            SEED,
-            "seed of weights, shuffling and dropout (default: %(default)s)",
-        ),
-        (
-            "--data",
-            Path,
-            DATA,
-            "the .npz file to train and test on (default: %(default)s)",
-        ),
+        ("--epochs", int, EPOCHS, "passes over the training data"),
+        ("--batch-size", int, BATCH_SIZE, "images in a training step"),
+        ("--seed", int, SEED, "seed of weights, shuffling and dropout"),
+        ("--data", Path, DATA, "the .npz file to train and test on"),
         ("--load-model", Path, None, "go on with this .keras model"),
         ("--save-model", Path, None, "save to this .keras file after every epoch"),
         ("--plot", Path, None, "draw the results to this .png, .svg or .pdf file"),
         ("--page", Path, None, "write draw.html with this network to this .html file"),
     ):
+        text += " (default: %(default)s)" if default else ""
         parser.add_argument(option, type=kind, default=default, help=text)
     args = parser.parse_args(argv)
     if args.epochs < 0 or args.batch_size < 1 or not 0 <= args.seed < 2**32:
