@@ -570,6 +570,9 @@ if __name__ == "__main__":
     try:
         status = main()
         sys.stdout.flush()
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # all is done; Python only tidies up
     except BrokenPipeError:  # nobody reads any more, as after `| head`
         os._exit(1)  # without an attempt to write the rest
     sys.exit(status)
