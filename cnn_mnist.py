@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ if __name__ == "__main__":  # a program that imports this file makes its own set
 # TensorFlow starts with alarming lines, and no setting turns them off (TensorFlow's issue
 # 100442). So standard error, stream 2, leads nowhere until TensorFlow has started. Set
 # TF_CPP_MIN_LOG_LEVEL, and you see everything.
-if __name__ == "__main__" and "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # from here on: warnings and errors
     standard_error = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -368,7 +369,7 @@ def draw(history, x, y, probabilities):
 
 # === The page of --page: draw.html with this network in it ============================
 # To show another layer, name it here, and add what it calculates to draw.html.
-PAGE = DATA.with_name("draw.html")
+PAGE = Path(__file__).resolve().with_name("draw.html")
 PAGE_LAYERS = [
     "Conv2D",
     "MaxPooling2D",
@@ -390,17 +391,6 @@ PAGE_LAYERS = [
     "RandomZoom",
     "RandomContrast",
     "RandomBrightness",
-]
-PAGE_OPTIONS = [
-    "filters",
-    "kernel_size",
-    "pool_size",
-    "strides",
-    "padding",
-    "units",
-    "activation",
-    "epsilon",
-    "rate",
 ]
 PAGE_VALUES = {  # of these options draw.html knows no other values
     "activation": ["linear", "relu", "softmax", "tanh", "sigmoid"],
@@ -435,9 +425,9 @@ def page_of(model, **more):
 
 
 def encode(weights):
-    """Return a list of arrays as text: their float32, little-endian, in base64."""
+    """Return a list of arrays as text: their float32, little-endian, packed, in base64."""
     numbers = b"".join(array.astype("<f4").tobytes() for array in weights)
-    return base64.b64encode(numbers).decode()
+    return base64.b64encode(zlib.compress(numbers, level=9)).decode()
 
 
 def layers_of(model):
@@ -459,11 +449,12 @@ def layers_of(model):
         descriptions.append(describe(layer))
         if values.shape[1:] != layer.input.shape[1:]:
             raise InputError("draw.html needs layers that are one chain")
-        values = layer(values)
-    if not np.allclose(values, model(image), atol=1e-6):
+        values = layer(values, training=False)
+    if not np.allclose(values, model(image, training=False), atol=1e-6):
         raise InputError("draw.html needs layers that are one chain")
-    if descriptions[-1].get("activation") != "softmax":
-        raise InputError("draw.html needs a last layer with softmax")
+    last = descriptions[-1]
+    if last["class"] != "Dense" or last["activation"] != "softmax":
+        raise InputError("draw.html needs a last layer that is Dense with softmax")
     return descriptions
 
 
@@ -480,12 +471,11 @@ def describe(layer):
     if kind == "Dense" and len(layer.input.shape) > 2:
         raise unknown
     return {
+        **config,
         "class": kind,
-        "name": layer.name,
         "input_shape": layer.input.shape[1:],
         "output_shape": layer.output.shape[1:],
         "weights": {weight.name: tuple(weight.shape) for weight in layer.weights},
-        **{option: config[option] for option in PAGE_OPTIONS if option in config},
     }
 
 
@@ -570,9 +560,8 @@ if __name__ == "__main__":
     try:
         status = main()
         sys.stdout.flush()
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # all is done; Python only tidies up
     except BrokenPipeError:  # nobody reads any more, as after `| head`
         os._exit(1)  # without an attempt to write the rest
+    # All is done. Ctrl-C while Python tidies up would only change the status.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""draw.html outside a browser: its network and its drawing to digit, by Node."""
+"""draw.html outside a browser: its network, its drawings and its photographs, by Node."""
 
 import json
 import re
@@ -13,9 +13,10 @@ PROGRAM = r"""
 const vm = require("node:vm");
 const input = JSON.parse(require("node:fs").readFileSync(0, "utf8"));
 for (const script of input.scripts) vm.runInThisContext(script);
-const call = vm.runInThisContext(`network = readNetwork(${JSON.stringify(input.network)});
-(${input.code})`);
-console.log(JSON.stringify(input.arguments.map(call)));
+readNetwork(input.network, input.which).then((layers) => {
+  network = layers;
+  console.log(JSON.stringify(input.arguments.map(vm.runInThisContext(`(${input.code})`))));
+});
 """
 
 
@@ -25,14 +26,14 @@ def network_of(page):
     return re.search(f"^{start}(.*)</script>$", page, re.MULTILINE)[1]
 
 
-def evaluate(code, arguments, page=None):
+def evaluate(code, arguments, page=None, which="weights"):
     """Return what a JavaScript function gives for each of the arguments.
 
-    It can use all that the page's first two scripts define.
+    It can use all that the page's first three scripts define.
     """
     page = page or PAGE.read_text(encoding="utf-8")
-    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[:2]
-    inputs = {"scripts": scripts, "network": network_of(page)}
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[:3]
+    inputs = {"scripts": scripts, "network": network_of(page), "which": which}
     inputs |= {"code": code, "arguments": arguments}
     process = node(
         ["-e", PROGRAM],
@@ -45,10 +46,10 @@ def evaluate(code, arguments, page=None):
     return json.loads(process.stdout)
 
 
-def run(images, page=None):
+def run(images, page=None, which="weights"):
     """Return for each image the list of layers that the page's `run` returns."""
     pixels = [np.ravel(image).tolist() for image in images]
-    return evaluate("(pixels) => run(pixels)", pixels, page)
+    return evaluate("(pixels) => run(pixels)", pixels, page, which)
 
 
 def to_digit(strokes):
@@ -56,3 +57,22 @@ def to_digit(strokes):
     return np.reshape(
         evaluate("(strokes) => [...toDigit(strokes)]", [strokes]), (28, 28)
     )
+
+
+def read_photographs(photographs, box=None, light=None):
+    """Return for each photograph (uint8, height x width x 4) what `findInk` finds.
+
+    A dict of box, light, the number of points, the image of 28 by 28, and the answer.
+    """
+    code = """([image, box, light]) => {
+      const found = findInk({ ...image, data: Uint8ClampedArray.from(image.data) }, box, light);
+      const digit = toDigit(found.strokes, found.pen, 0);
+      const values = found.strokes.length ? run(digit).at(-1).values : [];
+      return { ...found, strokes: found.strokes.length, digit: [...digit],
+        answer: values.indexOf(Math.max(...values)) };
+    }"""
+    images = [
+        {"data": p.ravel().tolist(), "width": p.shape[1], "height": p.shape[0]}
+        for p in photographs
+    ]
+    return evaluate(code, [[image, box, light] for image in images])

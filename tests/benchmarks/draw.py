@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from handwriting import SCALE, skeleton
 from machine import TOP, machine, print_table
+from photographs import SCALE, skeleton
 from PIL import Image, ImageFilter
 from playwright.sync_api import sync_playwright
 
