@@ -222,7 +222,7 @@ def test_importing_changes_nothing(tmp_path):
     assert "default_int_handler" in handler
     assert parameters == "34826"
     policy = getattr(os, "SCHED_OTHER", None)
-    assert done.stderr.splitlines()[-1] == f"at exit: {policy} unset unset unset"
+    assert done.stderr.splitlines()[-1] == f"at exit: {policy} unset 1 unset"
 
 
 def test_a_keras_that_does_not_load_is_blamed_itself(tmp_path):

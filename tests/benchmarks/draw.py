@@ -13,6 +13,7 @@ import base64
 import json
 import shutil
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,8 @@ def on_pad(strokes, rng):
 def model_of(text):
     """Return the Keras model whose weights are in the page."""
     network = json.loads(node.network_of(text))
-    numbers = np.frombuffer(base64.b64decode(network["weights"]), "<f4")
+    numbers = zlib.decompress(base64.b64decode(network["weights"]))
+    numbers = np.frombuffer(numbers, "<f4")
     model = cnn_mnist.build_model()
     shapes = [weight.shape for weight in model.weights]
     ends = np.cumsum([np.prod(shape) for shape in shapes])
@@ -119,10 +121,8 @@ def picture(page, path):
     for place in places[1:]:
         page.mouse.move(*place, steps=4)
     page.mouse.up()
+    page.click("#why")
     page.mouse.move(0, 0)
-    page.evaluate(
-        "choose(null); choose(pictures.find(({ stage }) => stage === 3).largest())"
-    )
     page.screenshot(path=path)
 
 
@@ -137,6 +137,7 @@ def main():
         browser = playwright.chromium.launch(executable_path=chromium)
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.goto(node.PAGE.as_uri())
+        page.wait_for_timeout(500)  # it unpacks its network first
         if args.picture:
             picture(page, args.picture)
             return

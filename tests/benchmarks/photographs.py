@@ -3,8 +3,8 @@
     python tests/benchmarks/photographs.py [--images 1000]
 
 The photographs are simulated from MNIST's test digits, in each condition from the same
-ones. In the table is the percentage read correctly, without anybody's help. --picture takes a picture of the page with one of the photographs
-instead.
+ones. In the table is the percentage read correctly, without anybody's help. --picture
+takes a picture of the page with one of the photographs instead.
 """
 
 import argparse
@@ -39,6 +39,7 @@ CONDITIONS = {
     "digit cut out to its edges": "cut out",
 }
 PENS = {"thin": (0.8, 1.4), "thick": (3.5, 4.5)}  # in MNIST's pixels
+CLIP = {"x": 0, "y": 0, "width": 332, "height": 575}  # of the picture of the page
 SCALE = 8  # by which a digit is enlarged as it is drawn
 
 
@@ -139,7 +140,8 @@ def photograph(digit, extra, rng):
 def answer_to(page, path):
     """Return what the page reads on an image file, or "" if it finds no ink."""
     page.set_input_files("#photo", path)
-    page.wait_for_function("state.drawing.photo")
+    while not page.evaluate("Boolean(state.drawing.photo)"):
+        page.wait_for_timeout(5)
     return page.inner_text("#answer")
 
 
@@ -156,12 +158,13 @@ def main():
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.goto(node.PAGE.as_uri())
+        page.wait_for_timeout(500)  # it unpacks its network first
         path = Path(folder, "photograph.png")
         if args.picture:
             picture = photograph(digits[0], "wood", np.random.default_rng(0))
             Image.fromarray(picture).save(path)
             answer_to(page, path)
-            page.screenshot(path=args.picture)
+            page.screenshot(path=args.picture, clip=CLIP)
             return
 
         rows = []
