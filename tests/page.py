@@ -1,8 +1,10 @@
 """draw.html outside a browser: its network, its drawings and its photographs, by Node."""
 
+import base64
 import json
 import re
 import subprocess
+import zlib
 
 import numpy as np
 from conftest import TOP
@@ -24,6 +26,20 @@ def network_of(page):
     """Return the text of the line that holds a page's network."""
     start = '<script type="application/json" id="network">'
     return re.search(f"^{start}(.*)</script>$", page, re.MULTILINE)[1]
+
+
+def arrays(which="weights"):
+    """Return the arrays of draw.html's network, in the order of its layers."""
+    network = json.loads(network_of(PAGE.read_text(encoding="utf-8")))
+    numbers = zlib.decompress(base64.b64decode(network[which]))
+    numbers = np.frombuffer(numbers, "<f4")
+    shapes = [
+        shape for layer in network["layers"] for shape in layer["weights"].values()
+    ]
+    ends = np.cumsum([np.prod(shape) for shape in shapes])
+    return [
+        part.reshape(shape) for part, shape in zip(np.split(numbers, ends[:-1]), shapes)
+    ]
 
 
 def evaluate(code, arguments, page=None, which="weights"):

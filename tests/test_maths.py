@@ -7,7 +7,9 @@ are off by up to about sqrt(n) of that. The largest sum here has 1,600 terms of 
 
 import keras
 import numpy as np
+import page
 import pytest
+from conftest import TOP
 
 import cnn_mnist
 
@@ -368,10 +370,21 @@ def test_example_of_the_convolution():
         layer.set_weights([kernel[..., np.newaxis, np.newaxis], np.array([bias])])
         assert np.asarray(layer(image[np.newaxis, ..., np.newaxis])) == expected
     assert np.sum(window[:, ::-1] * kernel) == -3
-    learned = np.array(
-        [[-0.26, 0.17, 0.34], [-0.50, -0.02, 0.44], [-0.59, -0.10, 0.22]]
-    )
-    assert np.sum(window * learned) - 0.01 == pytest.approx(0.89)
+
+
+def test_the_learned_kernel_is_that_of_the_page():
+    """Filter 27, its bias, and what the example's window gives, as the README says."""
+    readme = " ".join((TOP / "README.md").read_text(encoding="utf-8").split())
+    kernel, bias = page.arrays()[:2]
+    learned = kernel[..., 0, 27].round(2)
+    rows = [", ".join(f"{weight:.2f}" for weight in row) for row in learned]
+    assert "the rows ({}), ({}) and ({})".format(*rows) in readme
+    assert f"Its bias is {bias[27]:.2f}" in readme
+    window = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1]])
+    terms = [*learned[window == 1], bias[27].round(2)]
+    text = " + ".join(f"{term:.2f}" for term in terms).replace("+ -", "- ")
+    assert f"give {text} = {sum(terms):.2f}." in readme
+    assert f"has learned the weight {learned[1, 2]:.2f}" in readme
 
 
 def test_example_of_the_second_convolution():
@@ -509,3 +522,11 @@ def test_what_normalisation_is_for(small):
         maps = max_pooling(convolution(maps, *layers[1]))
         scores.append(flatten(maps) @ layers[2][0] + layers[2][1])
     np.testing.assert_allclose(scores[1], 255 * scores[0], rtol=1e-4, atol=1e-4)
+
+
+def test_accuracy_is_the_share_of_equal_largest_places():
+    y = np.eye(3)[[0, 2, 1, 1]]
+    found = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.1, 0.8, 0.1], [0, 0.3, 0.7]])
+    share = np.mean(found.argmax(axis=1) == y.argmax(axis=1))
+    metric = keras.metrics.CategoricalAccuracy()
+    assert float(metric(y, found)) == share == 0.5

@@ -9,11 +9,8 @@ digit drawn by the mouse.
 """
 
 import argparse
-import base64
-import json
 import shutil
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -77,16 +74,10 @@ def on_pad(strokes, rng):
     return [((stroke - low) / side * size + place).tolist() for stroke in strokes]
 
 
-def model_of(text):
+def model_of_the_page():
     """Return the Keras model whose weights are in the page."""
-    network = json.loads(node.network_of(text))
-    numbers = zlib.decompress(base64.b64decode(network["weights"]))
-    numbers = np.frombuffer(numbers, "<f4")
     model = cnn_mnist.build_model()
-    shapes = [weight.shape for weight in model.weights]
-    ends = np.cumsum([np.prod(shape) for shape in shapes])
-    parts = np.split(numbers, ends[:-1])
-    model.set_weights([part.reshape(shape) for part, shape in zip(parts, shapes)])
+    model.set_weights(node.arrays())
     return model
 
 
@@ -146,7 +137,7 @@ def main():
     _, (x, y) = cnn_mnist.load_data()
     true = y.argmax(axis=1)
     said = answers("pixels", x.reshape(len(x), -1).tolist())
-    expected = model_of(node.PAGE.read_text(encoding="utf-8")).predict(x, verbose=0)
+    expected = model_of_the_page().predict(x, verbose=0)
     same = np.sum(expected.argmax(axis=1) == said)
 
     rng = np.random.default_rng(1)
