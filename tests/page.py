@@ -82,7 +82,7 @@ def read_photographs(photographs, box=None, light=None):
     """
     code = """([image, box, light]) => {
       const found = findInk({ ...image, data: Uint8ClampedArray.from(image.data) }, box, light);
-      const digit = toDigit(found.strokes, found.pen, 0);
+      const digit = toDigit(found.strokes, found.pen, DOT / 5);
       const values = found.strokes.length ? run(digit).at(-1).values : [];
       return { ...found, strokes: found.strokes.length, digit: [...digit],
         answer: values.indexOf(Math.max(...values)) };

@@ -423,3 +423,87 @@ def test_moving_loses_what_leaves_and_brings_paper():
     expected = np.zeros((28, 28))
     expected[2:, :-3] = pixels.reshape(28, 28)[:-2, 3:]
     np.testing.assert_array_equal(np.reshape(moved, (28, 28)), expected)
+
+
+# --- A photograph becomes a digit ---------------------------------------------------
+
+
+def colours(grey):
+    """Return a grey picture as red, green, blue and alpha, nothing transparent."""
+    return np.dstack([np.uint8(np.clip(grey, 0, 255))] * 3 + [np.full_like(grey, 255)])
+
+
+def sheet(digit, side=120, top=90, left=60, paper=220.0, ink=40.0, size=(300, 240)):
+    """Return a page of grey values with one of MNIST's digits, and a little noise."""
+    grey = np.full(size, float(paper))
+    rows = np.arange(side) * 28 // side
+    strength = digit[rows][:, rows] / 255
+    grey[top : top + side, left : left + side] += (ink - paper) * strength
+    return grey + np.random.default_rng(0).normal(0, 3, size)
+
+
+def share_read(photographs, labels, **options):
+    found = page.read_photographs(photographs, **options)
+    return np.mean([f["answer"] for f in found] == labels)
+
+
+@pytest.fixture(scope="module")
+def forty(mnist):
+    return mnist["x_test"][:40], mnist["y_test"][:40]
+
+
+def test_photographs_are_read_in_any_place_size_and_light(forty):
+    digits, labels = forty
+    light = np.linspace(1, 0.5, 240)
+    tables = [np.pad(sheet(d), 30, constant_values=70) for d in digits]
+    for photographs in (
+        [sheet(d) for d in digits],
+        [sheet(d, side=28, top=200, left=20) for d in digits],
+        [sheet(d, paper=50, ink=210) for d in digits],
+        [sheet(d) * light for d in digits],
+        tables,
+        [255.0 - d for d in digits],
+        [1.0 * d for d in digits],
+    ):
+        assert share_read([colours(p) for p in photographs], labels) >= 0.95
+
+
+def test_what_is_found_is_the_image_that_the_network_learned_from(forty):
+    """Of MNIST's own digits, whose centre and size are right already."""
+    digits, _ = forty
+    found = page.read_photographs([colours(255.0 - d) for d in digits])
+    errors = [np.abs(np.ravel(d) / 255 - f["digit"]) for d, f in zip(digits, found)]
+    assert np.mean(errors) < 0.04
+
+
+def test_ink_may_show_in_one_channel_only(forty):
+    digits, labels = forty
+    yellow = [colours(sheet(d, paper=240, ink=230)) for d in digits]
+    hidden = [np.zeros((28, 28, 4), np.uint8) for _ in digits]
+    for digit, photograph, clear in zip(digits, yellow, hidden):
+        photograph[..., 2] = colours(sheet(digit, ink=90))[..., 2]
+        clear[..., 3] = digit  # black on nothing
+    assert share_read(yellow, labels) >= 0.95
+    assert share_read(hidden, labels) >= 0.95
+
+
+def test_a_rectangle_and_a_polarity_are_taken_as_they_are_said(forty):
+    digits, labels = forty
+    two = [
+        np.hstack([sheet(d), sheet(other, side=200, top=20, left=20)])
+        for d, other in zip(digits, np.roll(digits, 1, axis=0))
+    ]
+    photographs = [colours(p) for p in two]
+    box = [50, 80, 190, 220]
+    assert share_read(photographs, labels, box=box) >= 0.95
+    (found,) = page.read_photographs(photographs[:1], box=box, light=False)
+    assert (found["box"], found["light"]) == (box, False)
+    (found,) = page.read_photographs(photographs[:1], light=True)
+    assert found["light"] is True
+
+
+def test_where_there_is_no_ink_none_is_found():
+    noise = np.random.default_rng(1).normal(200, 4, (400, 500))
+    photographs = [noise, np.zeros((1, 1)), np.full((50, 60), 255.0), np.zeros((9, 90))]
+    found = page.read_photographs([colours(p) for p in photographs])
+    assert [f["strokes"] for f in found] == [0, 0, 0, 0]
