@@ -35,13 +35,13 @@ def exit_at_once(signum, frame):
     os._exit(130)
 
 
-if __name__ == "__main__":  # a program that imports this file makes its own settings
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not ignored
+if __name__ == "__main__":  # else the process belongs to the program that imports this
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not nohup
         signal.signal(signal.SIGINT, exit_at_once)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # memory as needed
-    # As batch work, no epoch starts with a wait of seconds for TensorFlow's input
-    # pipeline (tests/benchmarks/README.md). Linux has this, and may not permit it.
+    # Batch scheduling avoids a wait of seconds before an epoch, for TensorFlow's input
+    # pipeline (tests/benchmarks/README.md). Only Linux has it, and may not permit it.
     with contextlib.suppress(AttributeError, OSError):
         if os.sched_getscheduler(0) == os.SCHED_OTHER:  # the user chose no other
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -167,9 +167,9 @@ def main(argv=None):
     results = model.evaluate(
         x_test, y_test, batch_size=args.batch_size, verbose=0, return_dict=True
     )
-    print(f"Test loss: {results.pop('loss'):.4f}")
+    print(f"Test loss: {results.pop('loss'):.4f}", flush=True)
     for name, value in results.items():
-        print(f"Test {name}: {np.mean(value):.4f}")  # some have a value for each class
+        print(f"Test {name}: {np.mean(value):.4f}", flush=True)  # the mean over classes
 
     # Once more: EarlyStopping may have restored the best weights after the last epoch.
     written = [save(args.save_model, model.save)]
@@ -213,7 +213,7 @@ def read_arrays(path):
             return keras.datasets.mnist.load_data()
     names = ("x_train", "y_train", "x_test", "y_test")
     with using(path), np.load(path) as archive:
-        # What is no array in the file comes as bytes.
+        # A member that is not an array comes as bytes.
         x_train, y_train, x_test, y_test = [np.asarray(archive[n]) for n in names]
     check_images(path, x_train, y_train, at_least=10)  # one of them is for validation
     check_images(path, x_test, y_test, at_least=1)
@@ -260,7 +260,7 @@ def load_model(path):
 def save(path, write):
     """Let `write` fill a new file, then move it to `path`. Return whether that worked.
 
-    So a crash leaves no half-written file at `path`. Without a path there is nothing to do.
+    A crash leaves no half-written file at `path`. If `path` is None, do nothing.
     """
     if path is None:
         return True
@@ -307,6 +307,7 @@ class CtrlC(keras.callbacks.Callback):
         say("\nStopping. The results follow. Ctrl-C again ends at once.", sys.stderr)
 
     def on_epoch_end(self, epoch, logs=None):
+        # Before Keras's own line: that would raise an error where nobody reads it.
         if self.pressed:
             say("\nStopped by Ctrl-C", sys.stdout)
 
@@ -392,7 +393,7 @@ PAGE_LAYERS = [
     "RandomContrast",
     "RandomBrightness",
 ]
-PAGE_VALUES = {  # of these options draw.html knows no other values
+PAGE_VALUES = {  # all that draw.html can do, where a layer has the option
     "activation": ["linear", "relu", "softmax", "tanh", "sigmoid"],
     "data_format": ["channels_last"],
     "dilation_rate": [(1, 1)],
@@ -459,17 +460,22 @@ def layers_of(model):
 
 
 def describe(layer):
-    """Return what draw.html needs to know of a layer. Raise InputError if too much."""
+    """Return what draw.html needs to know of a layer.
+
+    Raises InputError if draw.html does not know it, or cannot do one of its options.
+    """
     kind = type(layer).__name__
     config = layer.get_config()
-    unknown = InputError(f"draw.html does not know the layer {layer.name} ({kind})")
+    where = f"the layer {layer.name} ({kind})"
     if kind not in PAGE_LAYERS:
-        raise unknown
+        raise InputError(f"draw.html does not know {where}")
     for option, values in PAGE_VALUES.items():
         if option in config and config[option] not in values:
-            raise unknown
+            raise InputError(
+                f"draw.html cannot do {option} {config[option]} of {where}"
+            )
     if kind == "Dense" and len(layer.input.shape) > 2:
-        raise unknown
+        raise InputError(f"draw.html needs Flatten before {where}")
     return {
         **config,
         "class": kind,
@@ -487,7 +493,10 @@ def training_of(model, first_weights, history, x_train, x, y):
     """
     loss = []
     misread = []
-    for weights in (first_weights, model.get_weights()):  # so the last ones come back
+    for weights in (
+        first_weights,
+        model.get_weights(),
+    ):  # the last ones last, to keep them
         model.set_weights(weights)
         loss.append(model.evaluate(x, y, verbose=0, return_dict=True)["loss"])
         digits = model.predict(x, verbose=0).argmax(axis=1)
@@ -538,8 +547,10 @@ def check_outputs(args):
     ):
         if path is None:
             continue
+        path = path.resolve()  # `save` follows a link, too
         if path.suffix not in suffixes or path.is_dir():
-            raise InputError(f"cannot write {path}: a file ends in {suffixes}")
+            endings = " or ".join(suffixes)
+            raise InputError(f"cannot write {path}: it must be a file {endings}")
         with using(path):
             tempfile.TemporaryFile(dir=path.parent).close()
     if args.plot:
