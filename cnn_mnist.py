@@ -9,7 +9,7 @@
 
 README.md says how to install what it needs, and explains every step.
 After 15 epochs the test accuracy is about 0.991, with other seeds mostly 0.989 to 0.993.
-Read `load_data`, `build_model`, `train` and `main`. The rest is for those who go on.
+Begin at `load_data`, and read to the end of `main`. The rest is for those who go on.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+# === Before Keras: Ctrl-C, speed, a quiet screen. Skip this at first. ================
 UNFINISHED_FILES = set()  # what `save` is writing
 
 
@@ -36,7 +37,7 @@ def exit_at_once(signum, frame):
 
 
 if __name__ == "__main__":  # else the process belongs to the program that imports this
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not nohup
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not ignored
         signal.signal(signal.SIGINT, exit_at_once)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # memory as needed
@@ -56,12 +57,13 @@ if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
     try:
         import keras
 
-        keras.ops.zeros(())  # looks for a GPU, which also causes such lines
+        keras.ops.zeros(())  # the first tensor: TensorFlow looks for a GPU, not quietly
     finally:
         os.dup2(standard_error, 2)
 
 import keras
 
+# === The program: data, network, training, main =======================================
 NUM_CLASSES = 10
 INPUT_SHAPE = (28, 28, 1)
 BATCH_SIZE = 128
@@ -123,6 +125,7 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
     """Train the model; return a dict of loss, accuracy, val_loss and val_accuracy.
 
     x, y: as from `load_data`. The last VALIDATION_SPLIT of them is for validation.
+    callbacks: objects of keras.callbacks.Callback, whose methods `fit` calls on its way.
     Each value of the dict is a list with one number for each epoch. With 0 epochs the dict
     is empty.
     """
@@ -171,14 +174,14 @@ def main(argv=None):
     for name, value in results.items():
         print(f"Test {name}: {np.mean(value):.4f}", flush=True)  # the mean over classes
 
-    # Once more: EarlyStopping may have restored the best weights after the last epoch.
+    # Once more: a callback such as EarlyStopping may have changed the last weights.
     written = [save(args.save_model, model.save)]
     if args.plot:
         figure = draw(history, x_test, y_test, model.predict(x_test, verbose=0))
         written.append(save(args.plot, figure.savefig))
     if args.page:
         more = {}
-        if history and not args.load_model:
+        if history and not args.load_model:  # else there is no untrained network
             more = training_of(model, first_weights, history, x_train, x_test, y_test)
         page = page_of(model, **more)
         written.append(save(args.page, lambda file: file.write_text(page, "utf-8")))
