@@ -234,10 +234,8 @@ def check_images(path, x, y, at_least):
         and y.max() < NUM_CLASSES
     )
     if not fits:
-        needed = (
-            f"{at_least} or more uint8 images of {size}, labels below {NUM_CLASSES}"
-        )
-        raise InputError(f"cannot use {path}: it needs {needed}")
+        needed = f"{at_least} or more images of {size}, labels below {NUM_CLASSES}"
+        raise InputError(f"cannot use {path}: it needs {needed}, all uint8")
 
 
 # === Model files: loading, saving =====================================================
@@ -372,7 +370,7 @@ def draw(history, x, y, probabilities):
 
 
 # === The page of --page: draw.html with this network in it ============================
-# To show another layer, name it here, and add what it calculates to draw.html.
+# To show another layer, name it here, and in KINDS or ONLY_IN_TRAINING of draw.html.
 PAGE = Path(__file__).resolve().with_name("draw.html")
 PAGE_LAYERS = [
     "Conv2D",
