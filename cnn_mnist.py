@@ -437,7 +437,7 @@ def layers_of(model):
 
     Raises InputError if draw.html cannot do what the model does.
     """
-    if not model.built:  # without an Input
+    if isinstance(model, keras.Sequential) and not model.built:  # without an Input
         model.build((None, *INPUT_SHAPE))
     if not hasattr(model, "input_shape"):  # a class with a `call` of its own
         raise InputError("draw.html needs a Sequential or a functional model")

@@ -68,6 +68,13 @@ def run(images, page=None, which="weights"):
     return evaluate("(pixels) => run(pixels)", pixels, page, which)
 
 
+def answers(images, page=None, which="weights"):
+    """Return the probabilities that the page gives for each image."""
+    pixels = [np.ravel(image).tolist() for image in images]
+    code = "(pixels) => run(pixels).at(-1).values"
+    return np.array(evaluate(code, pixels, page, which))
+
+
 def to_digit(strokes):
     """Return the image of a drawing, a list of strokes of points in the unit square."""
     return np.reshape(
@@ -81,14 +88,19 @@ def read_photographs(photographs, box=None, light=None):
     A dict of box, light, the number of points, the image of 28 by 28, and the answer.
     """
     code = """([image, box, light]) => {
-      const found = findInk({ ...image, data: Uint8ClampedArray.from(image.data) }, box, light);
+      const data = Uint8ClampedArray.from(Buffer.from(image.data, "base64"));
+      const found = findInk({ ...image, data }, box, light);
       const digit = toDigit(found.strokes, found.pen, DOT / 5);
       const values = found.strokes.length ? run(digit).at(-1).values : [];
       return { ...found, strokes: found.strokes.length, digit: [...digit],
         answer: values.indexOf(Math.max(...values)) };
     }"""
     images = [
-        {"data": p.ravel().tolist(), "width": p.shape[1], "height": p.shape[0]}
+        {
+            "data": base64.b64encode(p.tobytes()).decode(),
+            "width": p.shape[1],
+            "height": p.shape[0],
+        }
         for p in photographs
     ]
     return evaluate(code, [[image, box, light] for image in images])

@@ -168,7 +168,7 @@ def test_the_committed_page_holds_the_default_run(mnist):
     images, labels = mnist["x_test"][:200] / 255, mnist["y_test"][:200]
     share = {}
     for which in ("weights", "first_weights"):
-        said = [np.argmax(x[-1]["values"]) for x in page.run(images, which=which)]
+        said = page.answers(images, which=which).argmax(axis=1)
         share[which] = np.mean(said == labels)
     assert share["weights"] == pytest.approx(1 - story["misread"][1] / 1e4, abs=0.02)
     assert share["first_weights"] == pytest.approx(
@@ -187,7 +187,7 @@ def test_a_run_writes_its_network_and_what_it_was_before(
     last = keras.saving.load_model(saved)
     text = path.read_text(encoding="utf-8")
     for which, model in (("first_weights", first), ("weights", last)):
-        found = [layers[-1]["values"] for layers in page.run(images, text, which)]
+        found = page.answers(images, text, which)
         expected = model.predict(images.reshape(-1, 28, 28, 1), verbose=0)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -430,7 +430,10 @@ def test_moving_loses_what_leaves_and_brings_paper():
 
 def colours(grey):
     """Return a grey picture as red, green, blue and alpha, nothing transparent."""
-    return np.dstack([np.uint8(np.clip(grey, 0, 255))] * 3 + [np.full_like(grey, 255)])
+    return np.dstack(
+        [np.uint8(np.clip(grey, 0, 255))] * 3
+        + [np.full_like(grey, 255, dtype=np.uint8)]
+    )
 
 
 def sheet(digit, side=120, top=90, left=60, paper=220.0, ink=40.0, size=(300, 240)):

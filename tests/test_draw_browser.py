@@ -479,10 +479,9 @@ def test_a_file_that_is_no_picture_leaves_the_drawing(page):
 def test_the_ink_is_shown_on_the_photograph(page, seven):
     """Where the digit is, the accent's colour; elsewhere the photograph's grey."""
     give(page, photograph(seven))
-    pixels = page.evaluate(
-        "[...document.querySelector('#picture').getContext('2d').getImageData(0, 0, 600, 600).data]"
-    )
-    pixels = np.reshape(pixels, (600, 600, 4)).astype(int)
+    url = page.evaluate("document.querySelector('#picture').toDataURL()")
+    picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
+    pixels = np.asarray(picture.convert("RGB"), int)
     coloured = np.argwhere(pixels[..., 0] - pixels[..., 1] > 60)
     ink = np.argwhere(np.asarray(photograph(seven)) < 100) * 0.75 + [0, 75]
     np.testing.assert_allclose(
@@ -882,8 +881,7 @@ def test_axe_finds_no_violation(open_page, options, seven):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     for width in (390, 1280):
         page = open_page(width, **options)
-        values = [None, (0, 0, 5, 7), (3, 48, 2, 5), (2, 3, 4, 6)]
-        for value in [*values, "score", "probability", "photograph"]:
+        for value in (None, (3, 48, 2, 5), "score", "photograph"):
             if value == "photograph":
                 give(page, photograph(seven))
             elif isinstance(value, str):
