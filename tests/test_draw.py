@@ -479,6 +479,17 @@ def test_what_is_found_is_the_image_that_the_network_learned_from(forty):
     assert np.mean(errors) < 0.04
 
 
+def test_thin_strokes_become_as_wide_as_mnists_and_wide_ones_stay():
+    """Each stands upright, 120 pixels long: 6 of them are one pixel of the digit."""
+    for width, expected in ((3, 2.5), (24, 4)):
+        grey = np.full((300, 240), 220.0)
+        grey[90:210, 100 : 100 + width] = 40
+        (found,) = page.read_photographs([colours(grey)])
+        rows = np.reshape(found["digit"], (28, 28)).sum(axis=1)
+        assert rows[14] == pytest.approx(expected, abs=0.4)
+        assert np.count_nonzero(rows) in (20, 21)
+
+
 def test_ink_may_show_in_one_channel_only(forty):
     digits, labels = forty
     yellow = [colours(sheet(d, paper=240, ink=230)) for d in digits]
