@@ -446,6 +446,17 @@ def test_a_rectangle_chooses_one_of_two_digits(page, mnist, seven):
     assert boxed(page)[2:].tolist() == [450, 600]
 
 
+def test_a_proposal_that_is_too_large_can_be_drawn_over(page, seven):
+    """From inside of it: only a rectangle that a person drew moves."""
+    page.set_input_files("#photo", file(photograph(seven)))
+    wait_for(page, "state.drawing.photo")
+    left, top, right, bottom = [n / 600 for n in boxed(page)]
+    middle = [(left + right) / 2 + 0.125, (top + bottom) / 2]
+    draw(page, [middle, (0.125 + right - 0.02, bottom - 0.02)])
+    width = boxed(page)[2] - boxed(page)[0]
+    assert width == pytest.approx(300 * (right - left) - 12, abs=4)
+
+
 def test_the_keyboard_moves_and_sizes_the_rectangle(page, seven):
     give(page, photograph(seven))
     before = boxed(page)
