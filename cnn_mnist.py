@@ -141,38 +141,45 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
     return history.history
 
 
+def evaluate(model, x, y, batch_size=BATCH_SIZE):
+    """Return a dict of the loss, then of each metric, such as accuracy: a float each."""
+    results = model.evaluate(
+        x=x, y=y, batch_size=batch_size, verbose=0, return_dict=True
+    )
+    # Some metrics have a value for each class. We take the mean.
+    means = {name: float(np.mean(value)) for name, value in results.items()}
+    return {"loss": means["loss"], **means}
+
+
 def main(argv=None):
     """Run with the options `argv`, or those of the command line; return the status."""
     args = parse_args(argv)
     try:
-        check_outputs(args)
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
         keras.utils.set_random_seed(args.seed)
         model = load_model(args.load_model) if args.load_model else build_model()
-        if args.page:
-            page_of(model)  # before the training, as it may raise InputError
+        check_outputs(args, model)
     except InputError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
         return 2
 
     print_versions()
     model.summary()
-
     ctrl_c = CtrlC()
     saver = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: save(args.save_model, model.save)
     )
-    first_weights = model.get_weights()
+
+    untrained = {}
+    if args.page and args.epochs and not args.load_model:  # it has random weights
+        untrained["first_weights"] = encode(model.get_weights())
+        untrained["before"] = evaluate(model, x_test, y_test, args.batch_size)
     history = train(
         model, x_train, y_train, args.batch_size, args.epochs, callbacks=[saver, ctrl_c]
     )
-
-    results = model.evaluate(
-        x_test, y_test, batch_size=args.batch_size, verbose=0, return_dict=True
-    )
-    print(f"Test loss: {results.pop('loss'):.4f}", flush=True)
+    results = evaluate(model, x_test, y_test, args.batch_size)
     for name, value in results.items():
-        print(f"Test {name}: {np.mean(value):.4f}", flush=True)  # the mean over classes
+        print(f"Test {name}: {value:.4f}", flush=True)
 
     # Once more: a callback such as EarlyStopping may have changed the last weights.
     written = [save(args.save_model, model.save)]
@@ -180,10 +187,13 @@ def main(argv=None):
         figure = draw(history, x_test, y_test, model.predict(x_test, verbose=0))
         written.append(save(args.plot, figure.savefig))
     if args.page:
-        more = {}
-        if history and not args.load_model:  # else there is no untrained network
-            more = training_of(model, first_weights, history, x_train, x_test, y_test)
-        page = page_of(model, **more)
+        training = {
+            "images": int(len(x_train) * (1 - VALIDATION_SPLIT)),
+            "epochs": len(history.get("loss", [])),
+            "test_images": len(x_test),
+            "after": results,
+        }
+        page = page_of(model, **training, **untrained)
         written.append(save(args.page, lambda file: file.write_text(page, "utf-8")))
 
     if not all(written):
@@ -234,8 +244,10 @@ def check_images(path, x, y, at_least):
         and y.max() < NUM_CLASSES
     )
     if not fits:
-        needed = f"{at_least} or more images of {size}, labels below {NUM_CLASSES}"
-        raise InputError(f"cannot use {path}: it needs {needed}, all uint8")
+        raise InputError(
+            f"cannot use {path}: it needs {at_least} or more images of {size} "
+            f"and labels below {NUM_CLASSES}, all uint8"
+        )
 
 
 # === Model files: loading, saving =====================================================
@@ -253,8 +265,10 @@ def load_model(path):
         and model.output_shape == (None, NUM_CLASSES)
     )
     if not fits:
-        needed = f"compile(), images of {INPUT_SHAPE}, {NUM_CLASSES} classes"
-        raise InputError(f"cannot use {path}: it needs {needed}")
+        raise InputError(
+            f"cannot use {path}: it needs compile(), images of {INPUT_SHAPE} "
+            f"and {NUM_CLASSES} classes"
+        )
     return model
 
 
@@ -305,28 +319,18 @@ class CtrlC(keras.callbacks.Callback):
         signal.signal(signal.SIGINT, self.previous)
         self.pressed = True
         self.model.stop_training = True
-        say("\nStopping. The results follow. Ctrl-C again ends at once.", sys.stderr)
 
     def on_epoch_end(self, epoch, logs=None):
-        # Before Keras's own line: that would raise an error where nobody reads it.
         if self.pressed:
-            say("\nStopped by Ctrl-C", sys.stdout)
-
-
-def say(text, stream):
-    """Print the text. If nobody reads the stream any more, let it lead nowhere.
-
-    In `cnn_mnist.py 2>&1 | tee log`, Ctrl-C ends tee, too. The files are still written.
-    """
-    try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            try:
+                print("\nStopped by Ctrl-C. The results follow.", flush=True)
+            except BrokenPipeError:
+                # In `cnn_mnist.py | tee log`, it has ended tee, too. Standard output now
+                # leads nowhere, so that the files are still written.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # === The figure of --plot =============================================================
-ROWS_OF_TILES = 4
-TILES_IN_A_ROW = 8
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -357,12 +361,12 @@ def draw(history, x, y, probabilities):
     digits = y.argmax(axis=1)
     read = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
-    misread = sorted(np.flatnonzero(read != digits), key=lambda i: -confidence[i])
+    misread = np.flatnonzero(read != digits)
     lower.suptitle(f"{len(misread):,} of {len(x):,} test images misread")
-    lower.subplots(ROWS_OF_TILES, TILES_IN_A_ROW)
-    for axes in lower.axes:
+    most_confident = misread[np.argsort(-confidence[misread])][:32]
+    for position, i in enumerate(most_confident, start=1):
+        axes = lower.add_subplot(4, 8, position)
         axes.axis("off")
-    for axes, i in zip(lower.axes, misread):
         axes.imshow(x[i], cmap="gray_r", vmin=0, vmax=1)  # paper white, ink black
         caption = f"is {digits[i]}, read {read[i]}\n{confidence[i]:.1%} sure"
         axes.set_title(caption, fontsize=9, pad=2)
@@ -411,7 +415,7 @@ PAGE_START = '<script type="application/json" id="network">'
 def page_of(model, **more):
     """Return the text of draw.html with the network of this model in its last line.
 
-    more: what else the page shows, as from `training_of`.
+    more: what else the page tells, for JSON.
     Raises InputError if draw.html cannot be read, or cannot do what the model does.
     """
     with using(PAGE):
@@ -437,23 +441,11 @@ def layers_of(model):
 
     Raises InputError if draw.html cannot do what the model does.
     """
-    if isinstance(model, keras.Sequential) and not model.built:  # without an Input
+    if type(model) is not keras.Sequential:  # the page runs one layer after another
+        raise InputError("draw.html needs a keras.Sequential")
+    if not model.built:  # without an Input
         model.build((None, *INPUT_SHAPE))
-    if not hasattr(model, "input_shape"):  # a class with a `call` of its own
-        raise InputError("draw.html needs a Sequential or a functional model")
-    # The page runs the layers one after another. Is this what the model does?
-    image = np.ones((1, *INPUT_SHAPE), dtype="float32")
-    values = image
-    descriptions = []
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
-        descriptions.append(describe(layer))
-        if values.shape[1:] != layer.input.shape[1:]:
-            raise InputError("draw.html needs layers that are one chain")
-        values = layer(values, training=False)
-    if not np.allclose(values, model(image, training=False), atol=1e-6):
-        raise InputError("draw.html needs layers that are one chain")
+    descriptions = [describe(layer) for layer in model.layers]
     last = descriptions[-1]
     if last["class"] != "Dense" or last["activation"] != "softmax":
         raise InputError("draw.html needs a last layer that is Dense with softmax")
@@ -486,32 +478,6 @@ def describe(layer):
     }
 
 
-def training_of(model, first_weights, history, x_train, x, y):
-    """Return what the page shows of a training: its length, and what it changed.
-
-    first_weights: the weights before it. x, y: the test data. loss and misread are lists
-    of two: with the first weights, and with the last ones.
-    """
-    loss = []
-    misread = []
-    for weights in (
-        first_weights,
-        model.get_weights(),
-    ):  # the last ones last, to keep them
-        model.set_weights(weights)
-        loss.append(model.evaluate(x, y, verbose=0, return_dict=True)["loss"])
-        digits = model.predict(x, verbose=0).argmax(axis=1)
-        misread.append(int(np.sum(digits != y.argmax(axis=1))))
-    training = {
-        "images": int(len(x_train) * (1 - VALIDATION_SPLIT)),
-        "epochs": len(history["loss"]),
-        "test_images": len(x),
-        "loss": loss,
-        "misread": misread,
-    }
-    return {"first_weights": encode(first_weights), "training": training}
-
-
 # === The command line: options, and what is printed ===================================
 def parse_args(argv=None):
     """Return the options; a wrong one exits with status 2, as argparse does."""
@@ -522,16 +488,15 @@ def parse_args(argv=None):
         "option or file, 130 interrupted by Ctrl-C.",
     )
     for option, kind, default, text in (
-        ("--epochs", int, EPOCHS, "passes over the training data"),
-        ("--batch-size", int, BATCH_SIZE, "images in a training step"),
-        ("--seed", int, SEED, "seed of weights, shuffling and dropout"),
-        ("--data", Path, DATA, "the .npz file to train and test on"),
+        ("--epochs", int, EPOCHS, "passes over the data (default: %(default)s)"),
+        ("--batch-size", int, BATCH_SIZE, "images in a step (default: %(default)s)"),
+        ("--seed", int, SEED, "seed of all random numbers (default: %(default)s)"),
+        ("--data", Path, DATA, "images and labels, .npz (default: %(default)s)"),
         ("--load-model", Path, None, "go on with this .keras model"),
         ("--save-model", Path, None, "save to this .keras file after every epoch"),
         ("--plot", Path, None, "draw the results to this .png, .svg or .pdf file"),
         ("--page", Path, None, "write draw.html with this network to this .html file"),
     ):
-        text += " (default: %(default)s)" if default else ""
         parser.add_argument(option, type=kind, default=default, help=text)
     args = parser.parse_args(argv)
     if args.epochs < 0 or args.batch_size < 1 or not 0 <= args.seed < 2**32:
@@ -539,8 +504,11 @@ def parse_args(argv=None):
     return args
 
 
-def check_outputs(args):
-    """Raise InputError if a file that the options ask for could not be written."""
+def check_outputs(args, model):
+    """Raise InputError if a file that the options ask for could not be written.
+
+    Better now than after the training.
+    """
     for path, suffixes in (
         (args.save_model, (".keras",)),
         (args.plot, FIGURE_SUFFIXES),
@@ -550,22 +518,23 @@ def check_outputs(args):
             continue
         path = path.resolve()  # `save` follows a link, too
         if path.suffix not in suffixes or path.is_dir():
-            endings = " or ".join(suffixes)
-            raise InputError(f"cannot write {path}: it must be a file {endings}")
+            raise InputError(
+                f"cannot write {path}: it must be a {' or '.join(suffixes)} file"
+            )
         with using(path):
             tempfile.TemporaryFile(dir=path.parent).close()
     if args.plot:
         with using("--plot without matplotlib (pip install matplotlib)"):
             import matplotlib.figure  # noqa: F401
+    if args.page:
+        page_of(model)
 
 
 def print_versions():
-    """Print a line such as "Keras 3.15.1 with tensorflow 2.21.0 on CPU:0"."""
-    backend = keras.backend.backend()
-    version = sys.modules[backend].__version__
+    """Print a line such as "Keras 3.15.1 with tensorflow on CPU:0"."""
     # TensorFlow's tensors are on /job:localhost/replica:0/task:0/device:GPU:0.
     device = str(keras.ops.zeros(()).device).rpartition("device:")[-1]
-    print(f"Keras {keras.__version__} with {backend} {version} on {device}")
+    print(f"Keras {keras.__version__} with {keras.backend.backend()} on {device}")
 
 
 if __name__ == "__main__":
