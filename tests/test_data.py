@@ -50,13 +50,6 @@ def test_load_data_on_mnist(mnist, tmp_path, monkeypatch):
         assert np.array_equal(y.argmax(axis=1), mnist[f"y_{part}"])
 
 
-def test_the_least_data(small, tmp_path):
-    path = tmp_path / "least.npz"
-    np.savez(path, **{n: a[: 10 if "train" in n else 1] for n, a in small.items()})
-    (x_train, _), (x_test, _) = cnn_mnist.load_data(str(path))
-    assert (len(x_train), len(x_test)) == (10, 1)
-
-
 def test_without_the_file_keras_fetches_the_data(small, monkeypatch, tmp_path, run):
     train, test = (
         (small["x_train"], small["y_train"]),

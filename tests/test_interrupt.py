@@ -55,8 +55,7 @@ def test_ctrl_c_ends_the_training_with_its_results(start, tmp_path):
     out, err = process.communicate()
     assert process.returncode == 130
     assert RESULT.search(out)
-    assert "Ctrl-C again" in err
-    assert err.count("\n") == 2
+    assert err == ""
     assert keras.saving.load_model(tmp_path / "m.keras").optimizer.iterations >= 18
     assert sorted(os.listdir(tmp_path)) == ["m.keras", "p.png"]
 
@@ -117,14 +116,13 @@ def train_with_ctrl_c(small_file):
     return train
 
 
-def test_the_step_is_finished_and_the_rest_left_out(train_with_ctrl_c, capsys):
+def test_the_step_is_finished_and_the_rest_left_out(train_with_ctrl_c):
     before = signal.getsignal(signal.SIGINT)
     assert train_with_ctrl_c() == (True, 4)
     assert signal.getsignal(signal.SIGINT) is before
-    assert "Ctrl-C again" in capsys.readouterr().err
 
 
-def test_an_ignored_ctrl_c_stays_ignored(train_with_ctrl_c, capsys):
+def test_an_ignored_ctrl_c_stays_ignored(train_with_ctrl_c):
     """As for a program that a shell script has put in the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -132,13 +130,6 @@ def test_an_ignored_ctrl_c_stays_ignored(train_with_ctrl_c, capsys):
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err == ""
-
-
-def test_without_ctrl_c_the_handler_is_put_back(run, small_file):
-    before = signal.getsignal(signal.SIGINT)
-    assert run("--data", small_file, "--epochs", 1).status == 0
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_run_outside_the_main_thread(run, small_file):

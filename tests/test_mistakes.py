@@ -1,6 +1,7 @@
 """The mistakes of whoever changes the script end in Python's own traceback."""
 
 import ast
+import io
 import traceback
 import types
 
@@ -8,33 +9,33 @@ import keras
 import pytest
 from conftest import SCRIPT
 
+FUNCTIONS = ["load_data", "read_arrays", "check_images", "build_model", "load_model"]
+FUNCTIONS += ["train", "evaluate", "main", "draw", "page_of", "describe"]
+FUNCTIONS += ["check_outputs"]
 
-def broken(function, error):
-    """The script as a module, with `raise error` at the start of the function."""
+
+def broken(function):
+    """The script as a module, with a mistake at the start of the function."""
     tree = ast.parse(SCRIPT.read_text(encoding="utf-8"))
     (found,) = [node for node in tree.body if getattr(node, "name", "") == function]
-    found.body.insert(0, ast.parse(f"raise {error}('a mistake')").body[0])
+    # Its error is a ValueError and an OSError, which the script handles at other places.
+    mistake = "import io; raise io.UnsupportedOperation('a mistake')"
+    found.body[:0] = ast.parse(mistake).body
     module = types.ModuleType("broken")
     module.__file__ = str(SCRIPT)
     exec(compile(ast.fix_missing_locations(tree), SCRIPT, "exec"), vars(module))  # noqa: S102
     return module
 
 
-FUNCTIONS = ["load_data", "read_arrays", "check_images", "build_model", "load_model"]
-FUNCTIONS += ["train", "main", "draw", "page_of", "describe", "check_outputs"]
-
-
-@pytest.mark.parametrize("error", ["ValueError", "OSError"])
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_mistake_shows_its_line(function, error, small_file, saved, tmp_path):
+def test_a_mistake_shows_its_line(function, small_file, saved, tmp_path):
     plot, page = tmp_path / "plot.png", tmp_path / "page.html"
     flags = ["--data", small_file, "--epochs", "0"]
     flags += ["--plot", str(plot), "--page", str(page)]
     if function != "build_model":
         flags += ["--load-model", str(saved)]
-    with pytest.raises((ValueError, OSError)) as found:
-        broken(function, error).main(flags)
-    assert found.type.__name__ == error
+    with pytest.raises(io.UnsupportedOperation) as found:
+        broken(function).main(flags)
     assert function in [frame.name for frame in traceback.extract_tb(found.tb)]
     assert not plot.exists()
 

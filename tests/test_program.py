@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -29,18 +30,6 @@ socket.socket.connect = socket.getaddrinfo = refuse
 """
 
 
-def test_the_defaults(run, small_file):
-    args = cnn_mnist.parse_args([])
-    assert (args.epochs, args.batch_size, args.seed) == (15, 128, 1)
-    done = run("--data", small_file, "--epochs", 2)
-    assert done.status == 0
-    assert [epoch[:4] for epoch in EPOCH.findall(done.out)] == [
-        ("1", "2", "9", "9"),
-        ("2", "2", "9", "9"),
-    ]
-    assert RESULT.search(done.out)
-
-
 def test_the_numbers_are_those_of_the_plain_keras_calls(run, small_file):
     """Seed, shuffling, batches, the held-out tenth and the evaluation, in one."""
     (x_train, y_train), (x_test, y_test) = cnn_mnist.load_data(small_file)
@@ -57,8 +46,11 @@ def test_the_numbers_are_those_of_the_plain_keras_calls(run, small_file):
     loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
 
     flags = ("--epochs", 2, "--batch-size", 100, "--seed", 7)
+    ctrl_c = signal.getsignal(signal.SIGINT)
     done = run("--data", small_file, *flags)
     assert done.status == 0
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
+    assert len(EPOCH.findall(done.out)) == 2
     for i, epoch in enumerate(EPOCH.findall(done.out)):
         assert epoch[:4] == (str(i + 1), "2", "12", "12")
         names = ("accuracy", "loss", "val_accuracy", "val_loss")
@@ -67,15 +59,6 @@ def test_the_numbers_are_those_of_the_plain_keras_calls(run, small_file):
         )
     found = [float(value) for value in RESULT.search(done.out).groups()]
     assert found == pytest.approx([loss, accuracy], abs=6e-5)
-
-
-def test_no_epochs_evaluates_the_untrained_network(run, small_file):
-    done = run("--data", small_file, "--epochs", 0)
-    assert done.status == 0
-    assert "Epoch" not in done.out
-    loss, accuracy = RESULT.search(done.out).groups()
-    assert float(loss) == pytest.approx(np.log(10), abs=0.2)  # all digits alike
-    assert float(accuracy) < 0.4
 
 
 def test_a_terminal_gets_the_progress_bar(run, small_file, monkeypatch, capsys):
@@ -104,12 +87,10 @@ def test_a_wrong_option_is_answered_as_argparse_does(run, flags, message):
     assert message in done.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    "flags", [("--seed", 2**32 - 1, "--epochs", 0), ("--batch-size", 1)]
-)
-def test_the_ends_of_the_ranges(run, small, tmp_path, flags):
+def test_the_ends_of_the_ranges(run, small, tmp_path):
     path = tmp_path / "least.npz"
-    np.savez(path, **{name: array[:10] for name, array in small.items()})
+    np.savez(path, **{n: a[: 10 if "train" in n else 1] for n, a in small.items()})
+    flags = ("--batch-size", 1, "--seed", 2**32 - 1)
     assert run("--data", path, "--epochs", 1, *flags).status == 0
 
 
@@ -158,17 +139,14 @@ def test_an_epoch_of_mnist_learns_the_digits(one_epoch):
     assert one_epoch.stdout.count("422/422") == 1
     _, accuracy = RESULT.search(one_epoch.stdout).groups()
     assert 0.97 < float(accuracy) <= 1
+
+
+def test_the_output_is_plain_text_and_says_where_it_runs(one_epoch):
     # No bar, and no colours.
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", one_epoch.stdout)
-
-
-def test_the_output_starts_with_where_it_runs_and_the_summary(one_epoch):
     first, *rest = one_epoch.stdout.splitlines()
-    backend = sys.modules[keras.backend.backend()]
-    assert first.startswith(
-        f"Keras {keras.__version__} with {backend.__name__} {backend.__version__} on "
-    )
-    assert re.search(r" on (CPU|GPU):0$", first)
+    version, backend = keras.__version__, keras.backend.backend()
+    assert re.fullmatch(rf"Keras {version} with {backend} on (CPU|GPU):0", first)
     summary = "\n".join(rest)
     for words in ("(None, 26, 26, 32)", "18,496", "Total params: 34,826 (136.04 KB)"):
         assert words in summary
@@ -187,7 +165,6 @@ def test_nothing_but_tensorflow_writes_to_standard_error(one_epoch):
 def test_on_a_gpu(one_epoch):
     if "on GPU:0" not in one_epoch.stdout:
         pytest.skip("there is no GPU that TensorFlow can use")
-    assert one_epoch.returncode == 0
     assert float(RESULT.search(one_epoch.stdout).group(2)) > 0.97
 
 
@@ -273,5 +250,5 @@ def test_it_runs_on_jax(small_file):
         encoding="utf-8",
     )
     assert done.returncode == 0
-    assert re.match(r"Keras \S+ with jax \S+ on \S+\n", done.stdout)
+    assert re.match(r"Keras \S+ with jax on \S+\n", done.stdout)
     assert RESULT.search(done.stdout)
