@@ -9,7 +9,7 @@
 
 README.md says how to install what it needs, and explains every step.
 After 15 epochs the test accuracy is about 0.991, with other seeds mostly 0.989 to 0.993.
-Begin at `load_data`, and read to the end of `main`. The rest is for those who go on.
+Begin at "The program", and read to the end of `main`. The rest are helpers of `main`.
 """
 
 import argparse
@@ -39,17 +39,17 @@ def exit_at_once(signum, frame):
 if __name__ == "__main__":  # else the process belongs to the program that imports this
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not ignored
         signal.signal(signal.SIGINT, exit_at_once)
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes steps faster
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster training on a CPU
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # memory as needed
-    # Batch scheduling avoids a wait of seconds before an epoch, for TensorFlow's input
-    # pipeline (tests/benchmarks/README.md). Only Linux has it, and may not permit it.
+    # An epoch can wait seconds for TensorFlow's input pipeline. Batch scheduling avoids it
+    # (tests/benchmarks/README.md). Only Linux has it, and may not permit it.
     with contextlib.suppress(AttributeError, OSError):
         if os.sched_getscheduler(0) == os.SCHED_OTHER:  # the user chose no other
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 # TensorFlow starts with alarming lines, and no setting turns them off (TensorFlow's issue
-# 100442). So standard error, stream 2, leads nowhere until TensorFlow has started. Set
-# TF_CPP_MIN_LOG_LEVEL, and you see everything.
+# 100442). So standard error, stream 2, leads nowhere until TensorFlow has started. With
+# TF_CPP_MIN_LOG_LEVEL=0 in the environment you see everything.
 if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # from here on: warnings and errors
     standard_error = os.dup(2)
@@ -57,11 +57,11 @@ if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
     try:
         import keras
 
-        keras.ops.zeros(())  # the first tensor: TensorFlow looks for a GPU, not quietly
+        keras.ops.zeros(())  # the first tensor: TensorFlow looks for a GPU, and says so
     finally:
         os.dup2(standard_error, 2)
 
-import keras
+import keras  # if that block was skipped
 
 # === The program: data, network, training, main =======================================
 NUM_CLASSES = 10
@@ -78,24 +78,25 @@ def load_data(path=DATA):
 
     x: float32, shape (n, 28, 28, 1), values in [0, 1]; y: float32, (n, 10), one-hot.
     path: an .npz file of uint8 arrays: x_train, x_test, shape (n, 28, 28), and y_train,
-        y_test, shape (n,), values 0 to 9. If DATA is the path, but missing, Keras
-        downloads MNIST.
+        y_test, shape (n,), values 0 to 9. If the path is DATA and there is no
+        such file, Keras downloads MNIST.
     Raises InputError, a ValueError. Source: the MNIST database of LeCun and Cortes.
     """
     (x_train, y_train), (x_test, y_test) = read_arrays(path)
 
-    # Grey values of 0 to 255 become 0 to 1: the random first weights suit small inputs.
+    # Grey values of 0 to 255 become 0 to 1, for which the random first weights are made.
     # Conv2D expects an axis of channels. A grey image has one channel: (n, 28, 28, 1).
     x_train = x_train[..., np.newaxis].astype("float32") / 255
     x_test = x_test[..., np.newaxis].astype("float32") / 255
 
-    # Ten outputs, so the label 3 becomes row 3 of the identity: 0 0 0 1 0 0 0 0 0 0.
+    # The network has ten outputs. So the label 3 becomes 0 0 0 1 0 0 0 0 0 0, which is row
+    # 3, counted from 0, of the identity matrix.
     one_hot = np.eye(NUM_CLASSES, dtype="float32")
     return (x_train, one_hot[y_train]), (x_test, one_hot[y_test])
 
 
 def build_model():
-    """Return Keras's `mnist_convnet`, compiled but untrained. README.md explains it.
+    """Return the network of Keras's example `mnist_convnet`, ready for training.
 
     Input: float32, shape (batch, 28, 28, 1), values in [0, 1].
     Output: float32, shape (batch, 10), the probability of each digit.
@@ -104,6 +105,7 @@ def build_model():
     model = keras.Sequential(
         [
             keras.Input(shape=INPUT_SHAPE),
+            # On the right: the shape of what each layer makes of an image.
             layers.Conv2D(32, kernel_size=(3, 3), activation="relu"),  # (26, 26, 32)
             layers.MaxPooling2D(pool_size=(2, 2)),  # (13, 13, 32)
             layers.Conv2D(64, kernel_size=(3, 3), activation="relu"),  # (11, 11, 64)
@@ -124,7 +126,8 @@ def build_model():
 def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
     """Train the model; return a dict of loss, accuracy, val_loss and val_accuracy.
 
-    x, y: as from `load_data`. The last VALIDATION_SPLIT of them is for validation.
+    x, y: as from `load_data`. The last tenth, VALIDATION_SPLIT, is for validation: the
+        network does not learn from it. Its results are val_loss and val_accuracy.
     callbacks: objects of keras.callbacks.Callback, whose methods `fit` calls on its way.
     Each value of the dict is a list with one number for each epoch. With 0 epochs the dict
     is empty.
@@ -136,17 +139,17 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
         epochs=epochs,
         validation_split=VALIDATION_SPLIT,
         callbacks=callbacks,
-        verbose=1 if sys.stdout.isatty() else 2,  # a bar, or a line for each epoch
+        verbose=1 if sys.stdout.isatty() else 2,  # a bar on a screen, else lines
     )
     return history.history
 
 
 def evaluate(model, x, y, batch_size=BATCH_SIZE):
-    """Return a dict of the loss, then of each metric, such as accuracy: a float each."""
+    """Return a dict of floats: the loss first, then each metric, such as accuracy."""
     results = model.evaluate(
         x=x, y=y, batch_size=batch_size, verbose=0, return_dict=True
     )
-    # Some metrics have a value for each class. We take the mean.
+    # Some metrics, such as keras.metrics.F1Score, give a value for each class.
     means = {name: float(np.mean(value)) for name, value in results.items()}
     return {"loss": means["loss"], **means}
 
@@ -158,7 +161,7 @@ def main(argv=None):
         (x_train, y_train), (x_test, y_test) = load_data(args.data)
         keras.utils.set_random_seed(args.seed)
         model = load_model(args.load_model) if args.load_model else build_model()
-        check_outputs(args, model)
+        check_output_files(args, model)
     except InputError as error:
         print(f"cnn_mnist.py: error: {error}", file=sys.stderr)
         return 2
@@ -171,7 +174,7 @@ def main(argv=None):
     )
 
     untrained = {}
-    if args.page and args.epochs and not args.load_model:  # it has random weights
+    if args.page and args.epochs and not args.load_model:  # the weights are random
         untrained["first_weights"] = encode(model.get_weights())
         untrained["before"] = evaluate(model, x_test, y_test, args.batch_size)
     history = train(
@@ -181,7 +184,7 @@ def main(argv=None):
     for name, value in results.items():
         print(f"Test {name}: {value:.4f}", flush=True)
 
-    # Once more: a callback such as EarlyStopping may have changed the last weights.
+    # Once more: a callback of yours, such as EarlyStopping, may bring back older weights.
     written = [save(args.save_model, model.save)]
     if args.plot:
         figure = draw(history, x_test, y_test, model.predict(x_test, verbose=0))
@@ -208,12 +211,12 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def using(what):
-    """Raise InputError, in one line, for any error while a file or package is opened.
+    """Turn any error in the `with` block into an InputError of one line.
 
-    Wrap only the call that opens it. Then our own mistakes keep their traceback.
+    Use it where a file is read, and nowhere else: other errors keep their traceback.
     """
     try:
-        yield
+        yield  # the block
     except Exception as error:  # damaged files raise errors of many kinds
         reason = " ".join(str(error).split())
         raise InputError(f"cannot use {what}: {reason}") from error
@@ -226,26 +229,26 @@ def read_arrays(path):
             return keras.datasets.mnist.load_data()
     names = ("x_train", "y_train", "x_test", "y_test")
     with using(path), np.load(path) as archive:
-        # A member that is not an array comes as bytes.
+        # What is no array comes as bytes, and `check_images` refuses it.
         x_train, y_train, x_test, y_test = [np.asarray(archive[n]) for n in names]
-    check_images(path, x_train, y_train, at_least=10)  # one of them is for validation
-    check_images(path, x_test, y_test, at_least=1)
+    check_images(path, x_train, y_train)
+    check_images(path, x_test, y_test)
     return (x_train, y_train), (x_test, y_test)
 
 
-def check_images(path, x, y, at_least):
+def check_images(path, x, y):
     """Raise InputError unless x are images and y their labels, as `load_data` says."""
     size = INPUT_SHAPE[:2]
     fits = (
         x.dtype == y.dtype == np.uint8
         and x.shape == (y.size, *size)
         and y.ndim == 1
-        and len(x) >= at_least
+        and len(x) >= 2  # one of the training images is for validation
         and y.max() < NUM_CLASSES
     )
     if not fits:
         raise InputError(
-            f"cannot use {path}: it needs {at_least} or more images of {size} "
+            f"cannot use {path}: it needs two or more images of {size} "
             f"and labels below {NUM_CLASSES}, all uint8"
         )
 
@@ -254,16 +257,16 @@ def check_images(path, x, y, at_least):
 def load_model(path):
     """Return the compiled model saved at `path`, with its optimizer's state.
 
-    Raises InputError if there is none, if Keras's safe mode rejects it, if it is not
-    compiled, or if it does not turn images into NUM_CLASSES numbers.
+    Raises InputError if there is none, if Keras refuses it because it holds code, if it
+    is not compiled, or if it does not turn images into NUM_CLASSES numbers.
     """
     with using(path):
         model = keras.saving.load_model(path)
-    fits = (
-        model.compiled
-        and model.input_shape == (None, *INPUT_SHAPE)
-        and model.output_shape == (None, NUM_CLASSES)
-    )
+        fits = (
+            model.compiled
+            and model.input_shape == (None, *INPUT_SHAPE)
+            and model.output_shape == (None, NUM_CLASSES)
+        )
     if not fits:
         raise InputError(
             f"cannot use {path}: it needs compile(), images of {INPUT_SHAPE} "
@@ -279,7 +282,7 @@ def save(path, write):
     """
     if path is None:
         return True
-    path = path.resolve()  # a link stays a link
+    path = path.resolve()  # of a symbolic link, the file that it points to
     new_file = path.with_name(f".{os.getpid()}.{path.name}")  # its suffix is the format
     UNFINISHED_FILES.add(new_file)
     try:
@@ -298,8 +301,8 @@ def save(path, write):
 class CtrlC(keras.callbacks.Callback):
     """Lets Ctrl-C end the training after the current step. Then the results follow.
 
-    We handle the signal, as Python sometimes loses a KeyboardInterrupt inside TensorFlow.
-    `pressed` says whether Ctrl-C was pressed.
+    Ctrl-C sends the signal SIGINT. We handle it ourselves, as Python sometimes loses a
+    KeyboardInterrupt inside TensorFlow. `pressed` says whether Ctrl-C was pressed.
     """
 
     pressed = False
@@ -316,7 +319,7 @@ class CtrlC(keras.callbacks.Callback):
             signal.signal(signal.SIGINT, self.previous)
 
     def stop(self, signum, frame):
-        signal.signal(signal.SIGINT, self.previous)
+        signal.signal(signal.SIGINT, self.previous)  # a second Ctrl-C ends at once
         self.pressed = True
         self.model.stop_training = True
 
@@ -325,17 +328,14 @@ class CtrlC(keras.callbacks.Callback):
             try:
                 print("\nStopped by Ctrl-C. The results follow.", flush=True)
             except BrokenPipeError:
-                # In `cnn_mnist.py | tee log`, it has ended tee, too. Standard output now
-                # leads nowhere, so that the files are still written.
+                # In `cnn_mnist.py | tee log`, Ctrl-C has ended tee, too. From now on,
+                # standard output leads nowhere. So the files are still written.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # === The figure of --plot =============================================================
-FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
-
-
 def draw(history, x, y, probabilities):
-    """Return a matplotlib figure: a curve for each metric, and misread images.
+    """Return a matplotlib figure: a chart of each metric, and misread images.
 
     history: as from `train`. x, y: as from `load_data`; probabilities: float32, (n, 10),
     what the model predicts for x.
@@ -388,15 +388,11 @@ PAGE_LAYERS = [
     "BatchNormalization",
     # The others act in training only.
     "Dropout",
-    "SpatialDropout2D",
-    "GaussianDropout",
     "GaussianNoise",
     "RandomFlip",
     "RandomRotation",
     "RandomTranslation",
     "RandomZoom",
-    "RandomContrast",
-    "RandomBrightness",
 ]
 PAGE_VALUES = {  # all that draw.html can do, where a layer has the option
     "activation": ["linear", "relu", "softmax", "tanh", "sigmoid"],
@@ -415,7 +411,7 @@ PAGE_START = '<script type="application/json" id="network">'
 def page_of(model, **more):
     """Return the text of draw.html with the network of this model in its last line.
 
-    more: what else the page tells, for JSON.
+    more: facts about the training. draw.html needs none of them.
     Raises InputError if draw.html cannot be read, or cannot do what the model does.
     """
     with using(PAGE):
@@ -431,7 +427,7 @@ def page_of(model, **more):
 
 
 def encode(weights):
-    """Return a list of arrays as text: their float32, little-endian, packed, in base64."""
+    """Return a list of arrays as text: their float32 numbers, packed, in base64."""
     numbers = b"".join(array.astype("<f4").tobytes() for array in weights)
     return base64.b64encode(zlib.compress(numbers, level=9)).decode()
 
@@ -443,7 +439,7 @@ def layers_of(model):
     """
     if type(model) is not keras.Sequential:  # the page runs one layer after another
         raise InputError("draw.html needs a keras.Sequential")
-    if not model.built:  # without an Input
+    if not model.built:  # a model without an Input is built by its first images
         model.build((None, *INPUT_SHAPE))
     descriptions = [describe(layer) for layer in model.layers]
     last = descriptions[-1]
@@ -465,7 +461,7 @@ def describe(layer):
     for option, values in PAGE_VALUES.items():
         if option in config and config[option] not in values:
             raise InputError(
-                f"draw.html cannot do {option} {config[option]} of {where}"
+                f"draw.html cannot do {option}={config[option]} of {where}"
             )
     if kind == "Dense" and len(layer.input.shape) > 2:
         raise InputError(f"draw.html needs Flatten before {where}")
@@ -480,7 +476,7 @@ def describe(layer):
 
 # === The command line: options, and what is printed ===================================
 def parse_args(argv=None):
-    """Return the options; a wrong one exits with status 2, as argparse does."""
+    """Return the options. At a wrong one, argparse ends the program with status 2."""
     parser = argparse.ArgumentParser(
         prog="cnn_mnist.py",
         description="Train a convolutional network on the MNIST digits.",
@@ -492,7 +488,7 @@ def parse_args(argv=None):
         ("--batch-size", int, BATCH_SIZE, "images in a step (default: %(default)s)"),
         ("--seed", int, SEED, "seed of all random numbers (default: %(default)s)"),
         ("--data", Path, DATA, "images and labels, .npz (default: %(default)s)"),
-        ("--load-model", Path, None, "go on with this .keras model"),
+        ("--load-model", Path, None, "train this .keras model further"),
         ("--save-model", Path, None, "save to this .keras file after every epoch"),
         ("--plot", Path, None, "draw the results to this .png, .svg or .pdf file"),
         ("--page", Path, None, "write draw.html with this network to this .html file"),
@@ -504,14 +500,14 @@ def parse_args(argv=None):
     return args
 
 
-def check_outputs(args, model):
+def check_output_files(args, model):
     """Raise InputError if a file that the options ask for could not be written.
 
     Better now than after the training.
     """
     for path, suffixes in (
         (args.save_model, (".keras",)),
-        (args.plot, FIGURE_SUFFIXES),
+        (args.plot, (".png", ".svg", ".pdf")),
         (args.page, (".html",)),
     ):
         if path is None:
@@ -522,17 +518,17 @@ def check_outputs(args, model):
                 f"cannot write {path}: it must be a {' or '.join(suffixes)} file"
             )
         with using(path):
-            tempfile.TemporaryFile(dir=path.parent).close()
+            tempfile.TemporaryFile(dir=path.parent).close()  # is writing allowed?
     if args.plot:
         with using("--plot without matplotlib (pip install matplotlib)"):
             import matplotlib.figure  # noqa: F401
     if args.page:
-        page_of(model)
+        page_of(model)  # can draw.html show this model?
 
 
 def print_versions():
     """Print a line such as "Keras 3.15.1 with tensorflow on CPU:0"."""
-    # TensorFlow's tensors are on /job:localhost/replica:0/task:0/device:GPU:0.
+    # A tensor knows its device, as /job:localhost/replica:0/task:0/device:GPU:0.
     device = str(keras.ops.zeros(()).device).rpartition("device:")[-1]
     print(f"Keras {keras.__version__} with {keras.backend.backend()} on {device}")
 
@@ -542,7 +538,7 @@ if __name__ == "__main__":
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads any more, as after `| head`
-        os._exit(1)  # without an attempt to write the rest
+        os._exit(1)  # a normal exit would try to print the rest
     # All is done. Ctrl-C while Python tidies up would only change the status.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(status)

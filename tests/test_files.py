@@ -97,12 +97,19 @@ def compiled(**options):
     return model
 
 
+def unbuilt():
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile(loss="categorical_crossentropy")
+    return model
+
+
 BAD_MODELS = {
     "missing": lambda path: None,
     "text": lambda path: path.write_text("a model"),
     "other images": lambda path: compiled(shape=(32, 32, 1)).save(path),
     "26 classes": lambda path: compiled(classes=26).save(path),
     "not compiled": lambda path: network().save(path),
+    "not built": lambda path: unbuilt().save(path),
     # Code in a model's file, which Keras's safe mode does not run.
     "code": lambda path: compiled(layer=keras.layers.Lambda(lambda x: x)).save(path),
 }

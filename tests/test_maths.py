@@ -472,6 +472,22 @@ def test_the_first_weights():
         assert not bias.any()
 
 
+def test_with_a_seed_every_epoch_has_the_same_order():
+    """At a learning rate of 0, the losses of an epoch tell its order."""
+    keras.utils.set_random_seed(1)
+    x = np.arange(20, dtype="float32")[:, np.newaxis]
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(loss="mse", optimizer=keras.optimizers.SGD(0.0))
+    losses = []
+    record = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: losses.append([]),
+        on_train_batch_end=lambda batch, logs: losses[-1].append(logs["loss"]),
+    )
+    model.fit(x, x, batch_size=1, epochs=2, verbose=0, callbacks=[record])
+    assert losses[0] == losses[1]
+    assert losses[0] != sorted(losses[0])
+
+
 def test_what_normalisation_is_for(small):
     """From grey values up to 255, the first scores are 255 times as large.
 

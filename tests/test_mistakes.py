@@ -11,7 +11,7 @@ from conftest import SCRIPT
 
 FUNCTIONS = ["load_data", "read_arrays", "check_images", "build_model", "load_model"]
 FUNCTIONS += ["train", "evaluate", "main", "draw", "page_of", "describe"]
-FUNCTIONS += ["check_outputs"]
+FUNCTIONS += ["check_output_files"]
 
 
 def broken(function):

@@ -105,7 +105,6 @@ def test_no_text_overlaps(digits, history, wrong):
 def test_each_format_is_written(digits, tmp_path):
     figure = cnn_mnist.draw(HISTORY, *digits, answers(digits[1], {}))
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
-    assert set(cnn_mnist.FIGURE_SUFFIXES) == set(starts)
     for suffix, start in starts.items():
         path = tmp_path / f"plot{suffix}"
         assert cnn_mnist.save(path, figure.savefig)
