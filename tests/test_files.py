@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -221,17 +220,3 @@ cnn_mnist.save(pathlib.Path({str(path)!r}), write)
     assert path.read_text() == "the old file"
     # What is left is hidden.
     assert [name for name in os.listdir(tmp_path) if name[0] != "."] == [path.name]
-
-
-def test_two_runs_write_to_files_of_their_own(tmp_path):
-    """Or one would move into place what the other has only begun to write."""
-    names = set()
-    for process in (1, 2):
-        cnn_mnist.os.getpid, getpid = (lambda: process), os.getpid  # noqa: B023
-        try:
-            cnn_mnist.save(
-                Path(tmp_path, "m.keras"), lambda f: names.add(f.name) or f.touch()
-            )
-        finally:
-            cnn_mnist.os.getpid = getpid
-    assert len(names) == 2

@@ -1,6 +1,5 @@
 """The figure of --plot: what is on it, and that it is written as asked."""
 
-import io
 import sys
 
 import numpy as np
@@ -78,28 +77,6 @@ def test_the_mistakes_most_confident_first(digits):
         assert axes.images[0].get_clim() == (0, 1)
         assert axes.images[0].get_cmap().name == "gray_r"
     assert not any(axes.axison for axes in figure.axes)
-
-
-@pytest.mark.parametrize(("history", "wrong"), [(HISTORY, 60), (HISTORY, 5), ({}, 0)])
-def test_no_text_overlaps(digits, history, wrong):
-    x, y = digits
-    figure = cnn_mnist.draw(history, x, y, answers(y, dict.fromkeys(range(wrong), 0.9)))
-    assert len(tiles(figure)) == min(wrong, 32)
-    figure.savefig(io.BytesIO())  # lays the figure out
-    boxes = [figure.subfigs[1].texts[0].get_window_extent()]
-    for axes in figure.axes:
-        if axes.images:
-            boxes += [
-                axes.title.get_window_extent(),
-                axes.images[0].get_window_extent(),
-            ]
-        elif axes.lines:
-            boxes.append(axes.get_tightbbox())  # with its labels
-    boxes = [box.padded(-0.5) for box in boxes]  # a caption may touch its digit
-    for i, box in enumerate(boxes):
-        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
-        assert box.y0 >= 0 and box.y1 <= figure.bbox.y1
-        assert box.count_overlaps(boxes[i + 1 :]) == 0
 
 
 def test_each_format_is_written(digits, tmp_path):

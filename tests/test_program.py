@@ -1,6 +1,5 @@
 """The program as people run it: its flags, its output, its settings."""
 
-import importlib.util
 import os
 import re
 import signal
@@ -235,20 +234,3 @@ def test_a_closed_pipe_ends_the_program_quietly(small_file):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 1
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None, reason="JAX is not installed"
-)
-def test_it_runs_on_jax(small_file):
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--data", small_file, "--epochs", "2"],
-        env=os.environ | {"KERAS_BACKEND": "jax"},
-        check=False,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
-    assert done.returncode == 0
-    assert re.match(r"Keras \S+ with jax on \S+\n", done.stdout)
-    assert RESULT.search(done.stdout)
