@@ -1,7 +1,6 @@
 """draw.html in a real browser, Chromium: drawing, photographs, choosing, layout, accessibility."""
 
 import base64
-import functools
 import io
 import re
 import shutil
@@ -9,7 +8,10 @@ import shutil
 import numpy as np
 import page as node
 import pytest
-from PIL import Image
+from keras import Input, Sequential, layers
+from PIL import Image, ImageOps
+
+import cnn_mnist
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -20,35 +22,21 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 SEVEN = [(0.3, 0.2), (0.7, 0.2), (0.45, 0.8)]
 ONE = [(0.5, 0.2), (0.5, 0.8)]
 ZERO = [(0.5, 0.2), (0.35, 0.35), (0.35, 0.65), (0.5, 0.8), (0.65, 0.65), (0.65, 0.35)]
-ZERO += [(0.5, 0.2)]
 BAR = [(0.2, 0.5), (0.8, 0.5)]
 
 
 @pytest.fixture(scope="module")
-def browser():
+def windows():
+    """An empty window on a desk, and one on a phone."""
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield browser
+        windows = [browser.new_page(), browser.new_page(has_touch=True, is_mobile=True)]
+        for page in windows:
+            page.heard = []
+            for event in ("console", "pageerror"):
+                page.on(event, lambda said, page=page: page.heard.append(str(said)))
+        yield windows
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def contexts(browser):
-    """A function that opens an empty page, in a window of the given kind."""
-
-    @functools.cache
-    def new_page(width, height, **options):
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, **options
-        )
-        page = context.new_page()
-        page.messages, page.requests = [], []
-        page.on("console", lambda message: page.messages.append(message.text))
-        page.on("pageerror", lambda error: page.messages.append(str(error)))
-        page.on("request", lambda request: page.requests.append(request.url))
-        return page
-
-    return new_page
 
 
 def wait_for(page, condition):
@@ -61,23 +49,21 @@ def wait_for(page, condition):
 
 
 @pytest.fixture
-def open_page(contexts):
-    """A function that opens draw.html; a message on the console fails the test."""
-    pages = []
+def open_page(windows):
+    """A function that opens draw.html anew; a message on the console fails the test."""
 
-    def open_page(width=1280, height=800, path=node.PAGE, **options):
-        page = contexts(width, height, **options)
+    def open_page(width=1280, height=800, path=node.PAGE, phone=False):
+        page = windows[phone]
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme="light", forced_colors="none")
         page.goto("about:blank")  # so that nothing is left of the test before
-        page.messages.clear()
-        page.requests.clear()
+        page.heard.clear()
         page.goto(path.as_uri())
         wait_for(page, "pictures")  # it unpacks its network first
-        pages.append(page)
         return page
 
     yield open_page
-    for page in pages:
-        assert not page.messages
+    assert [message for page in windows for message in page.heard] == []
 
 
 @pytest.fixture
@@ -85,22 +71,14 @@ def page(open_page):
     return open_page()
 
 
-@pytest.fixture
-def phone(open_page):
-    return open_page(390, 844, has_touch=True, is_mobile=True, device_scale_factor=3)
-
-
-def at(page, x, y):
-    """Return the point of the window at these fractions of the pad."""
-    box = page.locator("#pad").bounding_box()
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-
-def draw(page, points, steps=5):
-    page.mouse.move(*at(page, *points[0]))
-    page.mouse.down()
-    for point in points[1:]:
-        page.mouse.move(*at(page, *point), steps=steps)
+def draw(page, points):
+    """Draw with the mouse, from point to point in fractions of the pad."""
+    pad = page.locator("#pad").bounding_box()
+    for i, (x, y) in enumerate(points):
+        place = pad["x"] + x * pad["width"], pad["y"] + y * pad["height"]
+        page.mouse.move(*place, steps=2 if i else 1)
+        if i == 0:
+            page.mouse.down()
     page.mouse.up()
 
 
@@ -112,810 +90,661 @@ def answer(page):
     return page.inner_text("#answer")
 
 
-def strokes(page):
-    return page.evaluate("state.drawing.strokes.length")
-
-
-def chosen(page):
-    return page.evaluate("state.chosen")
-
-
-def sample(page, digit):
-    page.get_by_role("button", name=f"Sample {digit}").click()
-
-
-def picture(page, stage):
-    """Return the element of a stage's maps: 0 is the input, 1 the first layer."""
-    return page.evaluate_handle(
-        "(stage) => pictures.find((p) => p.stage === stage).element", stage
-    ).as_element()
+def shown_sample(page):
+    pressed = page.locator("[data-sample][aria-pressed=true]")
+    return [int(button.get_attribute("data-sample")) for button in pressed.all()]
 
 
 def results(page, stage, key="values"):
+    """Return the values of a stage: 0 is the input, 1 the first layer, 7 the answer."""
     shape = page.evaluate("(stage) => stages[stage].output_shape", stage)
-    values = page.evaluate(
-        "([stage, key]) => [...state.results[stage][key]]", [stage, key]
-    )
-    return np.reshape(values, shape)
+    code = "([stage, key]) => [...state.results[stage][key]]"
+    return np.reshape(page.evaluate(code, [stage, key]), shape)
+
+
+def picture(page, number):
+    """Return the maps of the input or of one of the first four layers; or the last picture."""
+    return page.locator("#seen, #way").get_by_role("application").nth(number)
 
 
 def explain(page, stage, map, row=0, column=0, **more):
-    page.evaluate(
-        "(value) => choose(value, true)",
-        {"stage": stage, "map": map, "row": row, "column": column, **more},
-    )
+    value = {"stage": stage, "map": map, "row": row, "column": column, **more}
+    page.evaluate("(value) => choose(value, true)", value)
 
 
-def read_numbers(texts):
-    return np.array([float(text.replace("−", "-")) for text in texts])
+def chosen(page):
+    """Return stage, map, row and column of the value that the panel explains."""
+    value = page.evaluate("state.chosen")
+    return value and tuple(value[key] for key in ("stage", "map", "row", "column"))
 
 
-def numbers(page, caption):
-    """Return the numbers of the table with this caption."""
-    name = re.compile(f"^{caption}")
-    table = page.locator("aside table", has=page.locator("caption", has_text=name))
-    return read_numbers(table.locator("td").all_inner_texts())
+def numbers(elements):
+    """Return all numbers that the texts of some elements contain."""
+    text = " ".join(elements.all_text_contents()).replace("−", "-")
+    return np.array(re.findall(r"[+-]?\d+(?:\.\d+)?", text), float)
 
 
-def lines(page, table):
-    """Return the numbers at the ends of the lines of a table of the panel."""
-    cells = page.locator("aside table").nth(table).locator("tr td:last-child")
-    return read_numbers(cells.all_inner_texts())
+def tables(page):
+    """Return the numbers in the cells of each table of the panel."""
+    return [numbers(table.locator("td")) for table in page.locator("aside table").all()]
+
+
+def close(found, expected, room=0.0051):
+    """Numbers are equal, as far as the page rounds them."""
+    assert np.ravel(found) == pytest.approx(np.ravel(expected), rel=0, abs=room)
 
 
 # --- Drawing ------------------------------------------------------------------------
 
 
-def test_it_opens_with_a_sample_its_answer_and_an_explanation(page):
-    assert answer(page) == "7"
-    assert "products" in page.inner_text("aside")
-    assert page.requests == [node.PAGE.as_uri()]
+def test_it_opens_with_a_sample_and_so_does_a_saved_copy(page, open_page, tmp_path):
+    loaded = "performance.getEntriesByType('resource').map((entry) => entry.name)"
+    assert page.evaluate(loaded) == []
     policy = page.get_attribute("meta[http-equiv=Content-Security-Policy]", "content")
     assert "default-src 'none'" in policy
     assert "http" not in policy
+    assert tables(page) != []  # an explanation
+    for text in ("26, 26, 32", "320", "18,496", "16,010"):  # a shape, and parameters
+        assert text in page.inner_text("#way")
+    path = tmp_path / "saved.html"
+    path.write_text(page.content(), encoding="utf-8")
+    for opened in (page, open_page(path=path)):
+        assert (answer(opened), shown_sample(opened)) == ("7", [7])
+        assert opened.locator("#way > *").count() == 8
+        assert opened.locator("[data-sample]").count() == 13
 
 
-@pytest.mark.parametrize("points, digit", [(SEVEN, "7"), (ONE, "1"), (ZERO, "0")])
-def test_a_digit_drawn_with_the_mouse_is_read(page, points, digit):
-    draw(page, points)
-    assert answer(page) == digit
-    expected = node.to_digit([[list(point) for point in points]])
-    assert np.abs(seen(page) - expected).max() <= 0.2
-    (outside,) = node.run([seen(page)])
-    np.testing.assert_allclose(results(page, 7), outside[-1]["values"], rtol=1e-12)
-    shown = re.search(r"[\d.]+", page.inner_text("#sure"))[0]
-    assert float(shown) == pytest.approx(100 * results(page, 7).max(), abs=0.1)
+def test_digits_drawn_with_the_mouse_samples_and_experiments_are_read(page):
+    drawings = {"7": SEVEN, "1": ONE, "0": [*ZERO, ZERO[0]]}
+    images, answers = [], []
+    for digit, points in drawings.items():
+        draw(page, points)
+        assert answer(page) == digit
+        images.append(seen(page))
+        answers.append(results(page, 7))
+        best = np.sort(answers[-1])[[-1, -2]]
+        close(numbers(page.locator("#sure"))[[0, -1]], 100 * best, 0.1)
+        page.click("#clear")
+    close(answers, node.answers(images), 1e-12)
+    code = "(points) => [...toDigit([points])]"
+    close(images, node.evaluate(code, [*drawings.values()]), 0.2)
+    # Of the experiments, a 0 moved up, a house, and a mirrored 3, it is sure, but wrong.
+    truth = [*"0123456789", "0", "", "3"]
+    for i, button in enumerate(page.locator("[data-sample]").all()):
+        button.click()
+        assert shown_sample(page) == [i]
+        assert (answer(page) == truth[i]) == (i < 10)
+        assert i < 10 or numbers(page.locator("#sure"))[0] > 90
 
 
-def test_maps_and_bars_change_while_one_draws_once_a_frame(page):
+def test_all_pictures_show_the_networks_values_while_one_draws_once_a_frame(page):
     page.click("#clear")
-    page.evaluate(
-        "{ const real = run; window.runs = 0; run = (p) => { runs++; return real(p); }; } 0"
-    )
-    before = [picture(page, stage).screenshot() for stage in range(5)]
-    page.mouse.move(*at(page, *ONE[0]))
+    page.hover("#pad")
     page.mouse.down()
-    page.evaluate(
+    runs = page.evaluate(
         """async () => {
-          const pad = document.getElementById("pad");
+          const pad = document.querySelector("#pad");
           const { left, top, height } = pad.getBoundingClientRect();
+          const real = run;
+          let runs = 0;
           await new Promise(requestAnimationFrame);
-          runs = 0;
+          run = (pixels) => { runs++; return real(pixels); };
           for (let y = 0.2; y < 0.8; y += 0.02) pad.dispatchEvent(new PointerEvent("pointermove",
             { pointerId: 1, clientX: left + height / 2, clientY: top + y * height }));
           await new Promise(requestAnimationFrame);
+          return runs;
         }"""
     )
-    assert page.evaluate("runs") == 1
-    assert answer(page) == "1"
-    assert all(picture(page, i).screenshot() != before[i] for i in range(5))
-    heights = "[...document.querySelectorAll('#bars i')].map((bar) => parseFloat(bar.style.height))"
-    assert page.evaluate(heights)[1] > 50
+    assert (runs, answer(page)) == (1, "1")
+    for stage in range(5):  # how strong the ink is says how large the value is
+        canvases = picture(page, stage).locator("canvas")
+        painted = canvases.evaluate_all(
+            """(all) => all.map((canvas) =>
+              [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
+                .filter((_, i) => i % 4 === 3).map((n) => n / 255))"""
+        )
+        values = np.moveaxis(results(page, stage), -1, 0)
+        close(painted, values / values.max(), 0.01)
+    close(numbers(page.locator("#way .legend").first), results(page, 1).max())
+    cells = page.locator(".rows div")
+    scores = numbers(cells)[::2]
+    close(scores, results(page, 7, "sums"))
+    assert cells.nth(3).inner_text() in page.inner_text("#sure")
+    bars = [bar.bounding_box() for bar in page.locator(".rows i").all()]
+    middle, unit = bars[1]["x"], bars[1]["width"] / scores[1]  # 1 has a positive score
+    for score, bar in zip(scores, bars):
+        begin, length = min(0, score) * unit, abs(score) * unit
+        close([bar["x"] - middle, bar["width"]], [begin, length], 0.5)
+    heights = [bar.bounding_box()["height"] for bar in page.locator("#bars i").all()]
+    assert np.argmax(heights) == 1
     page.mouse.up()
 
 
-def test_clear_empties_everything_and_undo_brings_each_step_back(page):
+def test_strokes_moves_and_clear_are_steps_that_undo_takes_back(page):
     assert not page.is_enabled("#undo")
-    draw(page, ONE)
-    one = seen(page)
-    draw(page, BAR)
-    assert strokes(page) == 2
+    start, line = seen(page), page.get_attribute("#strokes", "d")
+    for name in ("up", "right", "right"):
+        page.click(f"[aria-label='Move {name}']")
+    close(seen(page)[:-1, 2:], start[1:, :-2])
+    assert page.get_attribute("#strokes", "d") == line
+    page.locator("#moves button").last.click()  # it centres
+    close(seen(page), start)
+    left = page.locator("[aria-label='Move left']")
+    left.evaluate("(button) => { for (let i = 0; i < 30; i++) button.click(); }")
+    assert seen(page).any()  # it ends in sight, and is one step back
+    assert (seen(page) != start).any()
+    page.click("#undo")
+    close(seen(page), start)
+    assert not page.is_enabled("#undo")
+
+    images = []
+    for step in (lambda: draw(page, ONE), left.click, lambda: draw(page, BAR)):
+        step()
+        images.append(seen(page))
+    close(images[1][:, :-1], images[0][:, 1:])
+    assert page.evaluate("state.drawing.move") == [0, -1]
     page.click("#clear")
     assert (answer(page), seen(page).any()) == ("", False)
-    assert "%" not in page.inner_text(".rows")
+    assert "%" not in picture(page, -1).inner_text()
     assert not page.is_enabled("#clear")
     explain(page, 1, 3)
-    assert page.locator("aside p").count() == 1  # that there is no ink
-    page.click("#undo")
-    assert strokes(page) == 2
-    page.click("#undo")
-    np.testing.assert_array_equal(seen(page), one)
-    page.click("#undo")
-    assert page.evaluate("state.drawing.sample") == 7
+    assert tables(page) == []  # nothing is calculated
+    for image in (*images[::-1], start):
+        page.click("#undo")
+        close(seen(page), image, 0)
+    assert shown_sample(page) == [7]
+    assert "7" in page.inner_text("#status")  # for those who listen
     assert not page.is_enabled("#undo")
 
 
-def test_a_stroke_that_leaves_the_pad_goes_on_and_ends_outside(page):
+def test_a_stroke_ends_where_its_pointer_is_lifted_whatever_happens(page):
     draw(page, [(0.5, 0.5), (1.4, 0.5), (0.5, 0.9)])
-    points = np.array(page.evaluate("state.drawing.strokes[0]"))
-    assert points.max() == 1
     draw(page, [(0.5, 0.5), (0.5, 1.4)])
-    count = page.evaluate("state.drawing.strokes[1].length")
-    page.mouse.move(*at(page, 0.5, 0.5))
-    assert page.evaluate("state.drawing.strokes[1].length") == count
+    drawn = page.evaluate("state.drawing.strokes")
+    assert (len(drawn), np.max(drawn[0])) == (2, 1)  # along the border
+    page.hover("#pad")
     page.mouse.down(button="right")
     page.mouse.up(button="right")
-    assert strokes(page) == 2
+    assert page.evaluate("state.drawing.strokes") == drawn
 
-
-def test_clear_and_resize_while_drawing_do_no_harm(open_page):
-    page = open_page(900, 700)
-    page.mouse.move(*at(page, *ONE[0]))
+    page.click("#clear")
+    page.hover("#pad")
     page.mouse.down()
     page.set_viewport_size({"width": 500, "height": 800})
-    page.mouse.move(*at(page, *ONE[1]), steps=5)
-    points = np.array(page.evaluate("state.drawing.strokes[0]"))
-    np.testing.assert_allclose(points[[0, -1]], ONE, atol=0.02)
+    page.hover("#pad", position={"x": 50, "y": 50})
+    width = page.locator("#pad").bounding_box()["width"]
+    (points,) = page.evaluate("state.drawing.strokes")
+    close([points[0], points[-1]], [0.5, 0.5, 50 / width, 50 / width], 0.02)
     page.evaluate("document.querySelector('#clear').click()")
-    page.mouse.move(*at(page, *ONE[0]), steps=5)
+    page.hover("#pad")
     page.mouse.up()
     assert answer(page) == ""
-    page.set_viewport_size({"width": 900, "height": 700})
-
-
-def pointer(page, kind, number, name, x, y):
-    page.evaluate(
-        """([kind, pointerId, name, x, y]) => {
-          const pad = document.getElementById("pad");
-          pad.setPointerCapture = () => {};
-          const { left, top, width, height } = pad.getBoundingClientRect();
-          pad.dispatchEvent(new PointerEvent(name, { pointerType: kind, pointerId,
-            clientX: left + x * width, clientY: top + y * height }));
-        }""",
-        [kind, number, name, x, y],
-    )
 
 
 def test_a_pen_wins_over_the_hand_that_rests_on_the_pad(page):
-    pointer(page, "touch", 5, "pointerdown", 0.9, 0.9)
-    pointer(page, "touch", 5, "pointermove", 0.8, 0.9)
-    pointer(page, "pen", 6, "pointerdown", *ONE[0])
-    pointer(page, "touch", 5, "pointermove", 0.7, 0.9)
-    pointer(page, "touch", 7, "pointerdown", 0.1, 0.9)  # another finger does not draw
-    pointer(page, "pen", 6, "pointermove", *ONE[1])
-    pointer(page, "pen", 6, "pointerup", *ONE[1])
-    assert (strokes(page), answer(page)) == (1, "1")
+    pad = page.locator("#pad")
+    pad.evaluate("(pad) => { pad.setPointerCapture = () => {}; }")
+    box = pad.bounding_box()
+    for kind, number, name, x, y in (
+        ("touch", 5, "pointerdown", 0.9, 0.9),
+        ("touch", 5, "pointermove", 0.8, 0.9),
+        ("pen", 6, "pointerdown", 0.5, 0.2),
+        ("touch", 5, "pointermove", 0.7, 0.9),
+        ("touch", 7, "pointerdown", 0.1, 0.9),  # another finger does not draw
+        ("pen", 6, "pointermove", 0.5, 0.8),
+        ("pen", 6, "pointerup", 0.5, 0.8),
+    ):
+        x, y = box["x"] + x * box["width"], box["y"] + y * box["height"]
+        event = {"pointerType": kind, "pointerId": number, "clientX": x, "clientY": y}
+        pad.dispatch_event(name, event)
+    assert (len(page.evaluate("state.drawing.strokes")), answer(page)) == (1, "1")
     page.click("#undo")
-    assert page.evaluate("state.drawing.sample") == 7
-
-
-# --- Moving -----------------------------------------------------------------------
-
-
-def test_arrow_buttons_move_the_image_and_not_the_drawing(page):
-    before, line = seen(page), page.get_attribute("#strokes", "d")
-    for name in ("down", "right", "right"):
-        page.click(f"[aria-label='Move {name}']")
-    expected = np.zeros((28, 28))
-    expected[1:, 2:] = before[:-1, :-2]
-    np.testing.assert_array_equal(seen(page), expected)
-    assert page.get_attribute("#strokes", "d") == line
-    page.click("text=Centre")
-    np.testing.assert_array_equal(seen(page), before)
-
-
-def test_a_row_of_moves_ends_in_sight_and_is_one_step_back(page):
-    before = seen(page)
-    for _ in range(30):
-        page.click("[aria-label='Move left']")
-    assert seen(page).any()
-    moved = seen(page)
-    page.click("#undo")
-    np.testing.assert_array_equal(seen(page), before)
-    assert not page.is_enabled("#undo")
-    assert (moved != before).any()
-
-
-def test_a_move_stays_when_a_stroke_is_added(page):
-    draw(page, ONE)
-    page.click("[aria-label='Move left']")
-    draw(page, BAR)
-    assert page.evaluate("state.drawing.move") == [0, -1]
-
-
-def test_the_experiments_and_samples_do_what_they_say(page):
-    for digit in range(10):
-        sample(page, digit)
-        assert answer(page) == str(digit)
-    for name in page.locator("#tries button").all_inner_texts():
-        page.get_by_role("button", name=name).click()
-        assert len(page.inner_text("#lesson")) > 40
-        assert float(re.search(r"[\d.]+", page.inner_text("#sure"))[0]) > 90
-    page.get_by_role("button", name="Move a 0 up").click()
-    assert answer(page) == "4"
+    assert shown_sample(page) == [7]
 
 
 # --- Photographs --------------------------------------------------------------------
 
 
-def photograph(digit, ink=40, paper=220, turned=0):
-    """Return a page of 600 by 800 pixels with an MNIST digit of 200 at (300, 450)."""
-    sheet = Image.new("L", (600, 800), paper)
-    large = Image.fromarray(digit).resize((200, 200), Image.Resampling.BICUBIC)
-    sheet.paste(ink, (300, 450), large)
-    return sheet.rotate(turned, expand=True)
-
-
-def file(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    name = f"digit.{kind.lower()}"
-    return {
-        "name": name,
-        "mimeType": f"image/{kind.lower()}",
-        "buffer": buffer.getvalue(),
-    }
-
-
-def give(page, image, kind="PNG", **options):
-    page.set_input_files("#photo", file(image, kind, **options))
-    wait_for(page, "state.drawing.photo")
-    page.wait_for_timeout(50)
-
-
 @pytest.fixture(scope="module")
 def seven(mnist):
-    return mnist["x_test"][0]  # a seven
+    """A page of 600 by 800 pixels with a seven of 200 at (300, 450)."""
+    sheet = Image.new("L", (600, 800), 220)
+    sheet.paste(40, (300, 450), Image.fromarray(mnist["x_test"][0]).resize((200, 200)))
+    return sheet
 
 
-def boxed(page):
-    return np.array(page.evaluate("state.drawing.photo.box"))
+def give(page, image, way="choose", kind="PNG", **options):
+    """Give a photograph to the page, and wait until it has been read."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    file = {"name": "digit", "mimeType": "", "buffer": buffer.getvalue()}
+    page.evaluate("window.kept = state.drawing")
+    if way == "choose":
+        page.set_input_files("#photo", file)
+    else:
+        page.evaluate(
+            """([data, way]) => {
+              const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+              const files = new DataTransfer();
+              files.items.add(new File([bytes], "digit.png", { type: "image/png" }));
+              document.body.dispatchEvent(way === "drop"
+                ? new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: files })
+                : new ClipboardEvent("paste", { bubbles: true, clipboardData: files }));
+            }""",
+            [base64.b64encode(buffer.getvalue()).decode(), way],
+        )
+    wait_for(page, "state.drawing !== window.kept && state.drawing.photo")
 
 
-def test_a_photograph_is_read_and_its_rectangle_is_around_the_digit(page, seven):
-    give(page, photograph(seven))
-    assert answer(page) == "7"
-    scale = 600 / 800
-    inside = np.array([300, 450, 500, 650]) * scale
-    assert np.abs(boxed(page) - inside).max() < 50
-    page.click("#undo")
-    assert page.evaluate("[state.drawing.sample, state.drawing.photo]") == [7, None]
-    give(page, photograph(seven))  # the same file again
+def is_boxed(page, *expected, room=5):
+    """Its rectangle is that, in pixels of the photograph that was given."""
+    close(page.evaluate("state.drawing.photo.box"), np.multiply(expected, 0.75), room)
+
+
+def shows_ink(page, image):
+    """Where the digit is, the pad shows the accent's colour; elsewhere the grey."""
+    url = page.evaluate("document.querySelector('#picture').toDataURL()")
+    shown = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")
+    red, green, _ = np.moveaxis(np.asarray(shown, int), 2, 0)
+    found, ink = np.argwhere(red - green > 60), np.argwhere(np.asarray(image) < 100)
+    close(found.min(0), ink.min(0) * 0.75 + [0, 75], 9)
+    close(found.max(0), ink.max(0) * 0.75 + [0, 75], 9)
+
+
+def is_light(page):
+    return page.get_attribute("#turn", "aria-pressed")
+
+
+def test_a_photograph_is_read_however_it_comes(page, seven):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by 90 degrees clockwise
+    for way, image, options in (
+        ("choose", seven, {}),
+        ("choose", seven, {}),  # the same file again
+        ("paste", seven, {}),
+        ("drop", seven, {}),
+        ("choose", seven.rotate(90, expand=True), {"kind": "JPEG", "exif": turned}),
+    ):
+        give(page, image, way, **options)
+        assert (answer(page), is_light(page)) == ("7", "false")
+        is_boxed(page, 300, 450, 500, 650, room=50)
+        shows_ink(page, seven)
+        page.click("#undo")
+        assert shown_sample(page) == [7]
+        assert page.evaluate("document.querySelector('#picture').width") == 1  # empty
+
+    give(page, ImageOps.invert(seven))  # light ink
+    found = seen(page)
+    assert (answer(page), is_light(page)) == ("7", "true")
+    page.click("#turn")
+    assert is_light(page) == "false"
+    assert (seen(page) != found).any()
+    page.click("#turn")
+    close(seen(page), found, 0)
     page.click("#clear")
+    assert not page.is_visible("#turn")
     draw(page, ONE)
+    # What is no picture is refused in words, and leaves the drawing.
+    page.evaluate("window.kept = document.querySelector('#hint').innerText")
+    heic = {"name": "a.heic", "mimeType": "image/heic", "buffer": b"ftypheic" * 9}
+    page.set_input_files("#photo", heic)
+    wait_for(page, "document.querySelector('#hint').innerText !== window.kept")
+    assert page.inner_text("#status") == page.inner_text("#hint")
     assert answer(page) == "1"
 
 
-def test_a_photograph_stands_upright_as_its_exif_says(page, seven):
-    turned = photograph(seven, turned=90)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    give(page, turned, "JPEG", exif=exif)
-    assert page.evaluate("state.drawing.photo.image.height") == 600
-    assert answer(page) == "7"
-
-
-def test_a_picture_can_be_pasted_and_dropped(page, seven):
-    data = base64.b64encode(file(photograph(seven))["buffer"]).decode()
-    for name, key in (("paste", "clipboardData"), ("drop", "dataTransfer")):
-        page.evaluate(
-            """([data, name, key]) => {
-              const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-              const transfer = new DataTransfer();
-              transfer.items.add(new File([bytes], "digit.png", { type: "image/png" }));
-              const Kind = name === "paste" ? ClipboardEvent : DragEvent;
-              document.body.dispatchEvent(new Kind(name, { bubbles: true, cancelable: true, [key]: transfer }));
-            }""",
-            [data, name, key],
-        )
-        wait_for(page, "state.drawing.photo")
-        assert answer(page) == "7"
-        page.click("#clear")
+def drag(page, x0, y0, x1, y1):
+    """From a place of the photograph to another. It stands in the middle of the pad."""
+    draw(page, [((x + 100) / 800, y / 800) for x, y in ((x0, y0), (x1, y1))])
 
 
 def test_a_rectangle_chooses_one_of_two_digits(page, mnist, seven):
-    other = mnist["x_test"][2]  # a one
-    sheet = photograph(seven)
-    large = Image.fromarray(other).resize((280, 280), Image.Resampling.BICUBIC)
-    sheet.paste(40, (20, 100), large)
+    sheet = seven.copy()
+    sheet.paste(40, (20, 100), Image.fromarray(mnist["x_test"][2]).resize((280, 280)))
     give(page, sheet)
-
-    def drag(x0, y0, x1, y1):
-        """From a place of the sheet to another, which stands in the middle of the pad."""
-        places = [((x + 100) / 800, y / 800) for x, y in ((x0, y0), (x1, y1))]
-        draw(page, places)
-
-    drag(285, 435, 515, 665)
-    assert answer(page) == "7"
-    drawn = boxed(page)
-    np.testing.assert_allclose(
-        drawn, np.array([285, 435, 515, 665]) * 0.75, atol=4
-    )  # a pixel of the screen is 2.3 of the photograph
-    drag(400, 550, 180, 265)  # from inside: the rectangle moves, to the other digit
-    np.testing.assert_allclose(boxed(page)[2:] - boxed(page)[:2], drawn[2:] - drawn[:2])
+    drag(page, 285, 435, 515, 665)
+    is_boxed(page, 285, 435, 515, 665)
+    shows_ink(page, seven)
+    # A corner beyond the middle begins a new one, the inside moves as far as the edges.
+    for places, box in (
+        ((515, 665, 340, 480), (340, 480, 515, 665)),
+        ((400, 550, 580, 750), (370, 570, 600, 800)),
+        ((320, 10, 700, 900), (320, 10, 600, 800)),
+        ((320, 10, 590, 300), (320, 10, 590, 300)),
+    ):
+        drag(page, *places)
+        is_boxed(page, *box)
+        said = answer(page)
+        page.click("#undo")
+        assert answer(page) == "7"
+    assert said == ""  # in the last one nothing is
+    drag(page, 400, 550, 180, 265)  # to the other digit
+    is_boxed(page, 65, 150, 295, 380)
     assert answer(page) == "1"
-    corner = boxed(page) / 0.75
-    drag(corner[2], corner[3], 330, 420)
-    np.testing.assert_allclose(boxed(page)[:2], corner[:2] * 0.75)
-    np.testing.assert_allclose(boxed(page)[2:], np.array([330, 420]) * 0.75, atol=4)
-    drag(320, 10, 590, 300)  # where nothing is
-    assert answer(page) == ""
-    page.click("#undo")
-    assert answer(page) == "1"
-    drag(320, 10, 700, 900)  # the edges of the photograph can be reached
-    assert boxed(page)[2:].tolist() == [450, 600]
+    drag(page, 295, 380, 330, 420)  # its corner
+    is_boxed(page, 65, 150, 330, 420)
 
 
-def test_a_proposal_that_is_too_large_can_be_drawn_over(page, seven):
-    """From inside of it: only a rectangle that a person drew moves."""
-    page.set_input_files("#photo", file(photograph(seven)))
-    wait_for(page, "state.drawing.photo")
-    left, top, right, bottom = [n / 600 for n in boxed(page)]
-    middle = [(left + right) / 2 + 0.125, (top + bottom) / 2]
-    draw(page, [middle, (0.125 + right - 0.02, bottom - 0.02)])
-    width = boxed(page)[2] - boxed(page)[0]
-    assert width == pytest.approx(300 * (right - left) - 12, abs=4)
-
-
-def test_the_keyboard_moves_and_sizes_the_rectangle(page, seven):
-    give(page, photograph(seven))
-    before = boxed(page)
+def test_a_proposal_is_drawn_over_from_inside_and_moved_by_the_keyboard(page, seven):
+    give(page, seven)
+    left, top, right, bottom = np.array(page.evaluate("state.drawing.photo.box")) / 0.75
     page.focus("#pad")
     page.keyboard.press("ArrowLeft")
-    np.testing.assert_allclose(boxed(page) - before, [-12, 0, -12, 0])
+    is_boxed(page, left - 16, top, right - 16, bottom, room=1e-6)
     page.keyboard.press("Shift+ArrowDown")
-    np.testing.assert_allclose(boxed(page) - before, [-12, 0, -12, 12])
+    is_boxed(page, left - 16, top, right - 16, bottom + 16, room=1e-6)
+    page.click("#undo")
+    page.click("#undo")
+    places = [(left + right) / 2, (top + bottom) / 2, right - 20, bottom - 20]
+    drag(page, *places)
+    is_boxed(page, *places)
 
 
-def test_light_ink_can_be_chosen(page, seven):
-    give(page, photograph(seven, ink=230, paper=60))
-    assert answer(page) == "7"
-    assert page.get_attribute("#turn", "aria-pressed") == "true"
-    page.click("#turn")
-    assert page.get_attribute("#turn", "aria-pressed") == "false"
-    page.click("#turn")
-    assert answer(page) == "7"
-
-
-def test_a_file_that_is_no_picture_leaves_the_drawing(page):
-    draw(page, ONE)
-    heic = {"name": "a.heic", "mimeType": "image/heic", "buffer": b"ftypheic" * 9}
-    before = page.inner_text("#hint")
-    page.set_input_files("#photo", heic)
-    wait_for(page, "document.querySelector('#status').textContent.length > 30")
-    assert page.inner_text("#hint") != before
-    assert answer(page) == "1"
-
-
-def test_the_ink_is_shown_on_the_photograph(page, seven):
-    """Where the digit is, the accent's colour; elsewhere the photograph's grey."""
-    give(page, photograph(seven))
-    url = page.evaluate("document.querySelector('#picture').toDataURL()")
-    picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
-    pixels = np.asarray(picture.convert("RGB"), int)
-    coloured = np.argwhere(pixels[..., 0] - pixels[..., 1] > 60)
-    ink = np.argwhere(np.asarray(photograph(seven)) < 100) * 0.75 + [0, 75]
-    np.testing.assert_allclose(
-        [coloured.min(0), coloured.max(0)], [ink.min(0), ink.max(0)], atol=9
-    )
-    sample(page, 3)
-    assert page.evaluate("document.querySelector('#picture').width") == 1
-
-
-# --- The stages -----------------------------------------------------------------------
-
-
-def test_each_layer_stands_with_its_shapes_and_parameters(page):
-    layers = page.locator(".stage h2 + p").all_inner_texts()[:8]
-    assert [text.split(" ")[0] for text in layers] == [
-        "Input",
-        "Conv2D",
-        "MaxPooling2D",
-        "Conv2D",
-        "MaxPooling2D",
-        "Flatten",
-        "Dropout",
-        "Dense",
-    ]
-    text = page.inner_text("#way")
-    for words in ("(26, 26, 32) · 320 ", "18,496", "16,010"):
-        assert words in text
-
-
-@pytest.mark.parametrize("stage", [0, 1, 4])
-def test_all_maps_are_painted_by_lightness(page, stage):
-    """How strong the ink of a point is says how large its value is."""
-    values = results(page, stage)
-    painted = page.evaluate(
-        """(stage) => [...pictures.find((p) => p.stage === stage).element.querySelectorAll("canvas")].map((canvas) =>
-          [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 === 3))""",
-        stage,
-    )
-    expected = np.moveaxis(values, -1, 0).reshape(values.shape[-1], -1) / values.max()
-    np.testing.assert_allclose(np.array(painted) / 255, expected, atol=0.01)
-
-
-def test_scores_probabilities_and_legends_are_the_networks(page):
-    scores = read_numbers(page.locator(".rows button").all_inner_texts())
-    np.testing.assert_allclose(scores, results(page, 7, "sums"), atol=0.0051)
-    sure = page.locator(".rows tbody tr").nth(7).locator("td").last.inner_text()
-    assert sure == page.inner_text("#sure").split("\n")[0]
-    left, width = page.evaluate(
-        "[...document.querySelectorAll('.rows i')].map((bar) => [parseFloat(bar.style.left), parseFloat(bar.style.width)])"
-    )[3]
-    length = 50 * scores[3] / np.abs(scores).max()
-    assert (left, width) == pytest.approx((50 + min(0, length), abs(length)), abs=0.1)
-    legend = page.locator("#way .legend").first.inner_text()
-    assert float(re.findall(r"[\d.]+", legend)[-1]) == pytest.approx(
-        results(page, 1).max(), abs=0.0051
-    )
-
-
-# --- Choosing a value -----------------------------------------------------------------
+# --- The values -------------------------------------------------------------------------
 
 
 def point_at(page, stage, map=0, row=0, column=0):
     """Return the middle of a value in the window, scrolled into view."""
-    canvas = picture(page, stage).query_selector_all("canvas")[map]
+    canvas = picture(page, stage).locator("canvas").nth(map)
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
-    rows, columns = page.evaluate("(stage) => mapsShape(stage).slice(0, 2)", stage)
-    x = box["x"] + (column + 0.5) * box["width"] / columns
-    return x, box["y"] + (row + 0.5) * box["height"] / rows
+    pixel = box["width"] / canvas.evaluate("(canvas) => canvas.width")
+    return box["x"] + (column + 0.5) * pixel, box["y"] + (row + 0.5) * pixel
 
 
-def rest(page):
-    page.wait_for_timeout(150)
+def test_the_pointer_shows_the_value_on_which_it_rests_and_a_click_keeps_it(page):
+    page.evaluate(
+        """() => {
+          window.waiting = () => {};
+          window.setTimeout = (action, time, ...values) => { waiting = () => action(...values); };
+          window.clearTimeout = () => { waiting = () => {}; };
+        }"""
+    )
 
+    def rest(x, y, steps=1):
+        page.mouse.move(x, y, steps=steps)
+        page.evaluate("waiting()")
 
-@pytest.mark.parametrize(
-    "value", [(0, 0, 5, 7), (1, 9, 25, 3), (2, 31, 0, 12), (4, 63, 4, 2)]
-)
-def test_the_pointer_shows_the_value_on_which_it_rests(page, value):
-    page.mouse.move(*point_at(page, *value))
-    rest(page)
-    found = chosen(page)
-    assert (found["stage"], found["map"], found["row"], found["column"]) == value
-
-
-def test_on_the_way_to_the_panel_nothing_changes(page):
-    page.mouse.move(*point_at(page, 1, 0, 4, 4))
-    rest(page)
-    before = chosen(page)
-    box = page.locator("aside").bounding_box()
-    page.mouse.move(box["x"] + 50, box["y"] + 100, steps=20)
-    rest(page)
-    assert chosen(page) == before
-
-
-def test_a_click_keeps_a_value_until_another_or_escape(page):
+    for value in ((0, 0, 5, 7), (1, 9, 25, 3), (2, 31, 0, 12), (4, 63, 4, 2)):
+        rest(*point_at(page, *value))
+        assert chosen(page) == value
+    panel = page.locator("aside").bounding_box()
+    rest(panel["x"] + 50, panel["y"] + 100, steps=20)  # over other values
+    assert chosen(page) == (4, 63, 4, 2)
     page.mouse.click(*point_at(page, 1, 0, 4, 4))
-    pinned = chosen(page)
-    page.mouse.move(*point_at(page, 1, 1, 8, 8))
-    rest(page)
-    assert chosen(page) == pinned
+    rest(*point_at(page, 1, 1, 8, 8))
+    assert chosen(page) == (1, 0, 4, 4)
     page.mouse.click(*point_at(page, 1, 1, 8, 8))
-    assert chosen(page)["map"] == 1
+    assert chosen(page) == (1, 1, 8, 8)
     page.keyboard.press("Escape")
     assert chosen(page) is None
-    assert "kept" not in page.inner_text("#status")
 
 
-@pytest.mark.parametrize(
-    "stage, row, previous, patch",
-    [
-        (1, 4, (4, 6), (4, 6)),
-        (2, 4, (8, 9), (8, 11)),
-        (3, 4, (4, 6), (8, 15)),
-        (4, 4, (8, 9), (16, 25)),
-    ],
-)
-def test_the_inputs_of_a_value_and_its_patch_on_the_digit_are_outlined(
-    page, stage, row, previous, patch
-):
-    """A patch has 3, 4, 8 and 10 pixels."""
-    explain(page, stage, 2, row, row)
-    for other, expected in ((stage - 1, previous), (0, patch)):
-        area = page.evaluate("(stage) => outlinedIn(stage, state.chosen)", other)
-        assert tuple(area["rows"]) == tuple(area["columns"]) == expected
-    side = patch[1] - patch[0] + 1
-    assert f" {side} by {side} pixels" in page.inner_text("aside")
-    shown = picture(page, 0).query_selector(".outline").bounding_box()
-    image = picture(page, 0).query_selector("canvas").bounding_box()
-    assert shown["width"] - 4 == pytest.approx(side * image["width"] / 28, abs=0.5)
-    inside = shown["x"] + 2 - image["x"]
-    assert inside == pytest.approx(patch[0] * image["width"] / 28, abs=0.5)
+def outlined(page, number):
+    """Return of each outline its first row and column and its numbers of them."""
+    outlines = picture(page, number).locator(".outline:not([hidden])")
+    return outlines.evaluate_all(
+        """(all) => all.map((outline) => {
+          const canvas = outline.parentElement.querySelector("canvas");
+          const pixel = canvas.clientWidth / canvas.width;
+          return [outline.offsetTop + outline.clientTop, outline.offsetLeft + outline.clientLeft,
+            outline.clientHeight, outline.clientWidth].map((n) => n / pixel);
+        })"""
+    )
 
 
-def test_a_convolutions_inputs_are_outlined_in_all_maps_a_poolings_in_one(page):
-    count = "(stage) => [...pictures.find((p) => p.stage === stage).element.querySelectorAll('.outline')].filter((o) => !o.hidden).length"
-    explain(page, 3, 5, 4, 4)
-    assert [page.evaluate(count, i) for i in range(4)] == [1, 0, 32, 1]
-    explain(page, 4, 5, 4, 4)
-    assert [page.evaluate(count, i) for i in range(5)] == [1, 0, 0, 1, 1]
+def test_a_values_inputs_and_patch_are_outlined_and_what_is_unused_is_hatched(page):
+    # How far apart the windows are in the stage before and their size, the same of the
+    # patches on the digit, and the number of maps that a value is made of.
+    for stage, step, size, far, patch, maps in (
+        (1, 1, 3, 1, 3, 1),
+        (2, 2, 2, 2, 4, 1),
+        (3, 1, 3, 2, 8, 32),
+        (4, 2, 2, 4, 10, 1),
+    ):
+        explain(page, stage, 2, 4, 3)
+        close(outlined(page, stage), [4, 3, 1, 1], 0.2)
+        close(outlined(page, stage - 1), [4 * step, 3 * step, size, size] * maps, 0.2)
+        close(outlined(page, 0), [4 * far, 3 * far, patch, patch], 0.2)
+        assert patch in numbers(page.locator("aside p"))
+    assert outlined(page, 2) == []
+
+    # The last pooling drops the last row and column, so two pixels change no answer.
+    for stage, hatched in ((0, 2), (1, 64), (3, 128), (4, 0)):
+        assert picture(page, stage).locator(".unused").count() == hatched
+    unused = picture(page, 0).locator(".unused").first.bounding_box()
+    image = picture(page, 0).locator("canvas").bounding_box()
+    close(unused["width"] / image["width"], 2 / 28, 0.01)
+    images = np.repeat([seen(page)], 3, axis=0)
+    images[[1, 2], [25, 26], 14] = 1 - images[0, [25, 26], 14]
+    same, used, unused = node.answers(images)
+    assert (same == unused).all()
+    assert (same != used).any()
 
 
 # --- Explanations ---------------------------------------------------------------------
 
 
-def kernel(page, layer):
-    return np.reshape(
-        page.evaluate("(layer) => [...network[layer].kernel]", layer),
-        page.evaluate("(layer) => network[layer].weights.kernel", layer),
-    )
-
-
-def test_a_value_of_the_first_convolution_is_nine_products(page):
-    explain(page, 1, 3, 6, 12)
-    window = seen(page)[6:9, 12:15].ravel()
-    weights = kernel(page, 0)[:, :, 0, 3].ravel()
-    np.testing.assert_allclose(numbers(page, "window"), window, atol=0.0051)
-    np.testing.assert_allclose(numbers(page, "products"), window * weights, atol=0.0051)
-    products, bias, total, value = lines(page, 3)
-    assert products + bias == pytest.approx(total, abs=0.0011)
-    assert total == pytest.approx(results(page, 1, "sums")[6, 12, 3], abs=0.00051)
-    assert value == pytest.approx(results(page, 1)[6, 12, 3], abs=0.00051)
-    first = page.evaluate(
-        "Array.from({ length: 9 }, (_, i) => networks.untrained[0].kernel[32 * i + 3])"
-    )
-    shown = numbers(page, "this kernel before training")
-    np.testing.assert_allclose(shown, first, atol=0.0051)
-
-
-def test_a_value_of_the_second_convolution_is_the_sum_of_32_maps(page):
+def test_a_value_of_a_convolution_is_products_a_bias_and_what_came_of_it(page):
+    arrays, first = node.arrays(), node.arrays("first_weights")
+    for stage, map, row, column, opened in ((1, 3, 6, 12, 0), (3, 48, 2, 5, 20)):
+        explain(page, stage, map, row, column)
+        kernel, bias = arrays[stage - 1][..., map], arrays[stage][map]
+        inputs = results(page, stage - 1)[row : row + 3, column : column + 3]
+        subtotals = np.einsum("ijc,ijc->c", inputs, kernel)
+        others = []
+        if stage == 3:  # one of 32 maps is opened, the strongest at first
+            close(numbers(page.locator("[data-map]")), subtotals)
+            pressed = page.get_attribute("[data-map][aria-pressed=true]", "data-map")
+            assert int(pressed) == np.abs(subtotals).argmax()
+            page.click(f"[data-map='{opened}']")
+            others = [subtotals.sum() - subtotals[opened]]
+        window, weights, products, lines, other = tables(page)
+        close(window, inputs[..., opened])
+        close(weights, kernel[..., opened])
+        close(products, inputs[..., opened] * kernel[..., opened])
+        close(other, first[stage - 1][..., opened, map])
+        z = results(page, stage, "sums")[row, column, map]
+        value = results(page, stage)[row, column, map]
+        close(lines, [subtotals[opened], *others, bias, z, value], 0.00051)
+    page.click("aside [data-value]")  # its name leads to the map
+    assert chosen(page) == (2, 20, 3, 6)
     explain(page, 3, 48, 2, 5)
-    weights, window = kernel(page, 2)[..., 48], results(page, 2)[2:5, 5:8]
-    subtotals = read_numbers(page.locator("#subtotals button").all_inner_texts())
-    expected = np.einsum("ijc,ijc->c", window, weights)
-    np.testing.assert_allclose(subtotals, expected, atol=0.0051)
-    page.locator("#subtotals button").nth(20).click()
-    np.testing.assert_allclose(
-        numbers(page, "window"), window[..., 20].ravel(), atol=0.0051
-    )
-    np.testing.assert_allclose(
-        numbers(page, "kernel"), weights[..., 20].ravel(), atol=0.0051
-    )
-    opened, others, bias, total, value = lines(page, 3)
-    assert opened == pytest.approx(expected[20], abs=0.00051)
-    assert opened + others + bias == pytest.approx(total, abs=0.0016)
-    assert value == pytest.approx(results(page, 3)[2, 5, 48], abs=0.00051)
-    page.click("aside .link")  # its name leads to the map
-    assert chosen(page) == {"stage": 2, "map": 20, "row": 3, "column": 6}
+    assert page.get_attribute("[data-map][aria-pressed=true]", "data-map") == pressed
+
+    trained = results(page, 1)
+    page.locator("#training button").last.click()
+    (expected,) = node.answers([seen(page)], which="first_weights")
+    close(results(page, 7), expected, 1e-12)
+    assert expected.max() < 0.3
+    explain(page, 1, 3, 6, 12)
+    _, weights, _, _, other = tables(page)
+    close(weights, first[0][..., 3])
+    close(other, arrays[0][..., 3])
+    page.locator("#training button").first.click()
+    close(results(page, 1), trained, 0)
 
 
-def test_a_region_shows_its_four_values_and_the_winner(page):
+def test_a_region_has_a_winner_and_a_probability_powers_of_e(page):
     explain(page, 2, 3, 4, 6)
-    region = results(page, 1)[8:10, 12:14, 3].ravel()
-    np.testing.assert_allclose(numbers(page, "region"), region, atol=0.0051)
-    winner = page.locator("aside td.winner").inner_text()
-    assert float(winner) == pytest.approx(region.max(), abs=0.0051)
-    row, column, map = map_of_zeros = np.argwhere(results(page, 2) == 0)[0].tolist()
-    assert len(map_of_zeros) == 3
-    explain(page, 2, map, row, column)
+    region = results(page, 1)[8:10, 12:14, 3]
+    close(tables(page)[0], region)
+    close(numbers(page.locator("aside td.winner")), region.max())
+    row, column, map = np.argwhere(results(page, 2) == 0)[0].tolist()
+    explain(page, 2, map, row, column)  # all are 0
     assert page.locator("aside td.winner").count() == 0
 
+    page.locator("#bars span").nth(3).click()
+    cells = page.locator("aside tr.chosen > *").all_inner_texts()
+    assert cells[0] == "3"
+    score = results(page, 7, "sums")[3]
+    assert float(cells[1].replace("−", "-")) == pytest.approx(score, abs=0.0051)
+    factor, exponent = re.fullmatch(r"([\d.]+)\s·\s10\s*(−?\d+)", cells[2]).groups()
+    power = float(factor) * 10.0 ** int(exponent.replace("−", "-"))
+    assert power == pytest.approx(np.exp(score), rel=0.006)
+    assert float(cells[3]) == pytest.approx(results(page, 7)[3], abs=6e-7)
 
-def test_why_shows_what_each_place_adds(page):
+
+def test_why_shows_what_each_place_adds_and_follows_the_answer(page):
     """25 places and the biases are the difference of the two scores."""
     page.click("#why")
     scores = results(page, 7, "sums")
-    second = int(np.argsort(scores)[-2])
-    weights = np.reshape(kernel(page, 6), (25, 64, 10))
-    values = np.reshape(results(page, 6), (25, 64))
-    places = np.einsum("pm,pm->p", values, weights[..., 7] - weights[..., second])
-    shown = read_numbers(page.locator("#evidence text").all_text_contents())
-    np.testing.assert_allclose(shown, places, atol=0.051)
-    together, bias, total = lines(page, 0)
-    assert together == pytest.approx(places.sum(), abs=0.0006)
-    assert together + bias == pytest.approx(total, abs=0.0011)
-    assert total == pytest.approx(scores[7] - scores[second], abs=0.0006)
+    second = scores.argsort()[-2]
+    kernel, bias = (array[..., 7] - array[..., second] for array in node.arrays()[-2:])
+    products = np.reshape(results(page, 6) * kernel, (25, 64))
+    places = products.sum(axis=1)
+    close(numbers(page.locator("#evidence text")), places, 0.051)
+    close(tables(page)[0], [places.sum(), bias, scores[7] - scores[second]], 0.0006)
     # The middle of a place is the middle of the ten pixels that it sees.
-    xs = page.evaluate(
-        "[...document.querySelectorAll('#evidence text')].map((t) => t.getAttribute('x'))"
-    )
-    assert [float(x) for x in xs[:5]] == [5, 9, 13, 17, 21]
-    colours = page.evaluate(
-        "[...document.querySelectorAll('#evidence rect')].map((r) => r.getAttribute('fill'))"
-    )
-    for value, colour in zip(places, colours):
-        assert ("minus" in colour) == (value < 0)
-    # Another digit can be compared.
-    page.select_option("#rival", "1")
-    assert lines(page, 0)[-1] == pytest.approx(scores[7] - scores[1], abs=0.0006)
-    page.select_option("#rival", "")
-    assert lines(page, 0)[-1] == pytest.approx(scores[7], abs=0.0006)
-
-
-def test_the_explanation_of_the_answer_follows_the_answer(page):
+    texts = page.locator("#evidence text").all()
+    assert [float(text.get_attribute("x")) for text in texts[:5]] == [5, 9, 13, 17, 21]
+    for rival, expected in (("1", scores[7] - scores[1]), ("", scores[7])):
+        page.select_option("#rival", rival)  # another digit to compare with, or none
+        close(tables(page)[0][-1], expected, 0.0006)
     page.click("#why")
-    sample(page, 4)
-    second = np.argsort(results(page, 7))[-2]
-    assert re.findall(r"\d", page.inner_text("aside h2")) == ["4", str(second)]
-    explain(page, 7, 2)
-    sample(page, 3)
-    assert re.findall(r"\d", page.inner_text("aside h2")) == ["2"]
-
-
-def test_a_bar_leads_to_its_score(page):
-    page.locator("#bars span").nth(3).click()
-    assert page.inner_text("aside h2").strip() == "Score of 3"
-    score = results(page, 7, "sums")[3]
-    assert lines(page, 0)[-1] == pytest.approx(score, abs=0.0006)
-
-
-def test_a_probability_is_calculated_by_powers_of_e(page):
-    row = page.locator(".rows tbody tr").nth(3).inner_text()
-    factor, exponent = re.search(r"\s([\d.]+)\s·\s10\s*(−?\d+)", row).groups()
-    power = np.exp(results(page, 7, "sums")[3])
-    found = float(factor) * 10.0 ** int(exponent.replace("−", "-"))
-    assert found == pytest.approx(power, rel=0.006)
-
-
-def test_untrained_shows_the_network_before_training(page):
-    trained = results(page, 1)
-    page.get_by_role("button", name="Untrained").click()
-    (expected,) = node.run([seen(page)], which="first_weights")
-    np.testing.assert_allclose(results(page, 7), expected[-1]["values"], rtol=1e-12)
-    assert results(page, 7).max() < 0.3
-    assert not np.allclose(results(page, 1), trained)
-    explain(page, 1, 3, 6, 12)
-    weights = kernel(page, 0)[:, :, 0, 3].ravel()
-    np.testing.assert_allclose(numbers(page, "kernel"), weights, atol=0.0051)
-    page.get_by_role("button", name="Trained", exact=True).click()
-    np.testing.assert_array_equal(results(page, 1), trained)
-
-
-def test_a_new_explanation_begins_at_its_top(page):
+    place = places.argmin()  # leads to its strongest value
+    page.locator("#evidence [data-value]").nth(place).click()
+    assert chosen(page) == (4, np.abs(products[place]).argmax(), place // 5, place % 5)
     page.click("#why")
-    page.evaluate("document.querySelector('aside').scrollTo(0, 9999)")
-    page.locator("#evidence g").first.click()
-    assert page.evaluate("document.querySelector('aside').scrollTop") == 0
+    for digit in (4, 3):
+        page.click(f"[data-sample='{digit}']")
+        close(numbers(page.locator("aside h2")), results(page, 7).argsort()[[-1, -2]])
+    explain(page, 7, 2, part="score")  # the score of another digit stays
+    page.click("[data-sample='5']")
+    assert numbers(page.locator("aside h2")).tolist() == [2]
 
 
 # --- Keyboard, touch, screens ---------------------------------------------------------
 
 
+def has_focus(element):
+    return element.evaluate("(element) => element === document.activeElement")
+
+
 def focus_by_tab(page, element):
     for _ in range(60):
         page.keyboard.press("Tab")
-        if element.evaluate("(element) => element === document.activeElement"):
+        if has_focus(element):
             return
     raise AssertionError("Tab does not reach it")
 
 
 def test_the_keyboard_alone_chooses_a_sample_and_a_value(page):
-    focus_by_tab(page, page.get_by_role("button", name="Sample 2"))
+    focus_by_tab(page, page.locator("[data-sample='2']"))
     page.keyboard.press("Enter")
     assert answer(page) == "2"
     page.keyboard.press("Escape")
     focus_by_tab(page, picture(page, 1))
-    page.keyboard.press("ArrowLeft")
-    first = chosen(page)
-    place = [first[key] for key in ("row", "column", "map")]
-    assert results(page, 1)[*place] == results(page, 1).max()
+    page.keyboard.press("ArrowLeft")  # it begins with the largest
+    values = results(page, 1)
+    _, map, row, column = chosen(page)
+    assert values[row, column, map] == values.max()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
-    value = chosen(page)
-    assert value["column"] == first["column"] - 1
-    shown = results(page, 1)[value["row"], value["column"], value["map"]]
-    assert f"{shown:.3f}" in page.inner_text("#status")
+    assert chosen(page) == (1, map, row, column - 1)
+    assert f"{values[row, column - 1, map]:.3f}" in page.inner_text("#status")
     explain(page, 1, 0, 3, 25)
-    page.keyboard.press("ArrowRight")
-    found = chosen(page)
-    assert (found["map"], found["row"], found["column"]) == (1, 3, 0)
-    page.locator(".rows button").nth(7).focus()
-    page.keyboard.press("Enter")
-    assert (chosen(page)["stage"], chosen(page)["map"]) == (7, 7)
+    page.keyboard.press("ArrowRight")  # into the next map
+    assert chosen(page) == (1, 1, 3, 0)
+    picture(page, -1).focus()
+    explain(page, 7, 7, part="score")
+    for key, map, part in (("Left", 7, "score"), ("Right", 7, "probability")):
+        page.keyboard.press(f"Arrow{key}")
+        value = page.evaluate("state.chosen")
+        assert (value["map"], value["part"]) == (map, part)
+    page.keyboard.press("ArrowDown")
+    assert chosen(page) == (7, 8, 0, 0)
 
 
-def test_why_takes_the_focus_to_its_answer_and_escape_brings_it_back(page):
+def test_the_focus_goes_to_an_explanation_which_begins_at_its_top_and_back(page):
     page.focus("#why")
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.tagName") == "ASIDE"
+    panel = page.locator("aside")
+    assert has_focus(panel)
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.id") == "why"
+    assert has_focus(page.locator("#why"))
     explain(page, 3, 48, 2, 5)
-    button = page.locator("#subtotals button").nth(4)
-    button.focus()
+    page.focus("[data-map='4']")
     page.keyboard.press("Enter")
-    label = page.evaluate("document.activeElement.ariaLabel")
-    assert label.startswith("map 4:")
-    page.get_by_role("button", name="Close").focus()
+    assert has_focus(page.locator("[data-map='4']"))
+    page.set_viewport_size({"width": 1280, "height": 510})
+    panel.evaluate("(panel) => panel.scrollTo(0, 9999)")
+    assert panel.evaluate("(panel) => panel.scrollTop") > 0
+    explain(page, 3, 48, 2, 6)
+    assert panel.evaluate("(panel) => panel.scrollTop") == 0
+    page.focus("[data-key=close]")
     page.keyboard.press("Enter")
-    focused = "(element) => element === document.activeElement"
-    assert picture(page, 3).evaluate(focused)
+    assert has_focus(picture(page, 3))
 
 
-def touch(page, *events):
-    """Send touch events: each a kind and the places of the fingers on the pad."""
-    session = page.context.new_cdp_session(page)
-    for kind, *fingers in events:
-        points = [
-            dict(zip("xy", at(page, *place)), id=i) for i, place in enumerate(fingers)
-        ]
+def test_a_finger_draws_and_a_tap_on_a_phone_leaves_its_value_in_sight(open_page):
+    phone = open_page(390, 844, phone=True)
+    pad = phone.locator("#pad").bounding_box()
+    session = phone.context.new_cdp_session(phone)
+    moves = [("touchMove", y) for y in np.linspace(0.8, 0.1, 8)]
+    for kind, *places in (("touchStart", 0.9), *moves, ("touchEnd",)):
+        x = pad["x"] + pad["width"] / 2
+        points = [{"x": x, "y": pad["y"] + y * pad["height"]} for y in places]
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-
-def test_a_finger_draws_and_the_page_does_not_scroll(phone):
-    moves = [("touchMove", (0.5, y)) for y in np.linspace(0.8, 0.1, 8)]
-    touch(phone, ("touchStart", (0.5, 0.9)), *moves, ("touchEnd",))
     assert phone.evaluate("scrollY") == 0
-    assert (answer(phone), strokes(phone)) == ("1", 1)
+    assert (answer(phone), len(phone.evaluate("state.drawing.strokes"))) == ("1", 1)
 
-
-def test_a_tap_on_a_phone_shows_its_numbers_and_leaves_it_in_sight(phone):
-    assert not phone.locator("aside").is_visible()
-    x, y = point_at(phone, 1, 2, 12, 12)
+    panel = phone.locator("aside")
+    assert not panel.is_visible()
+    _, y = point_at(phone, 1, 2, 12, 12)
     phone.evaluate("(y) => scrollBy(0, y - 800)", y)  # near the lower edge
-    phone.touchscreen.tap(x, point_at(phone, 1, 2, 12, 12)[1])
-    assert chosen(phone)["stage"] == 1
-    rest(phone)
-    sheet = phone.locator("aside").bounding_box()
+    phone.touchscreen.tap(*point_at(phone, 1, 2, 12, 12))
+    wait_for(phone, "state.chosen")
+    assert chosen(phone) == (1, 2, 12, 12)
+    top = panel.bounding_box()["y"]
     tapped = phone.locator(".outline:visible").last.bounding_box()
-    assert tapped["y"] + tapped["height"] <= sheet["y"]
-    end = phone.locator("aside tr.total").last.bounding_box()
-    assert end["y"] + end["height"] - sheet["y"] <= 300
-    phone.get_by_role("button", name="Value right").click()
-    assert chosen(phone)["column"] == 13
-    phone.get_by_role("button", name="Close").click()
-    assert not phone.locator("aside").is_visible()
+    assert tapped["y"] + tapped["height"] <= top
+    calculation = panel.locator("table").nth(3).bounding_box()
+    assert calculation["y"] + calculation["height"] - top <= 300
+    phone.click("[data-key=ArrowRight]")
+    assert chosen(phone) == (1, 2, 12, 13)
+    phone.click("[data-key=close]")
+    assert not panel.is_visible()
 
 
-@pytest.mark.parametrize(
-    "width, height", [(320, 640), (640, 360), (844, 390), (1024, 768), (1600, 900)]
-)
-def test_no_width_scrolls_sideways(open_page, width, height):
-    page = open_page(width, height)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    if height < 500:  # such a screen is too low for a sheet
-        assert page.locator("aside").is_visible()
-    for value in ((3, 48, 2, 5), (1, 3, 6, 12)):
-        explain(page, *value)
-        panel = "document.querySelector('aside')"
-        assert page.evaluate(f"{panel}.scrollWidth <= {panel}.clientWidth")
+def test_no_width_scrolls_sideways(page):
+    panel = page.locator("aside")
+    for width, height in ((320, 640), (640, 360), (844, 390), (1024, 768), (1600, 900)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        # Such a screen is too low for a sheet, or has room beside it.
+        assert panel.is_visible() == (height < 500 or width > 1249)
+        for value in ((3, 48, 2, 5), (1, 3, 6, 12)):
+            explain(page, *value)
+            assert panel.evaluate("(panel) => panel.scrollWidth <= panel.clientWidth")
 
 
-@pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {}])
-def test_axe_finds_no_violation(open_page, options, seven):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    for width in (390, 1280):
-        page = open_page(width, **options)
-        for value in (None, (3, 48, 2, 5), (7, 7), "photograph"):
-            if value == "photograph":
-                give(page, photograph(seven))
-            elif value:
-                explain(page, *value)
-            found = axe.Axe().run(page).response["violations"]
-            assert not [
-                (rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found
-            ]
+def test_axe_finds_no_violation_and_data_keeps_its_colours(page, seven):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
+    def check():
+        found = axe.run(page).response["violations"]
+        assert not [(rule["id"], [n["html"] for n in rule["nodes"]]) for rule in found]
 
-def test_data_keeps_its_colours_in_high_contrast(open_page):
-    page = open_page(forced_colors="active")
-    for selector in ("#bars i", ".rows i", "canvas", ".grids td"):
+    page.emulate_media(color_scheme="dark")
+    give(page, seven)
+    page.click("#why")
+    check()
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 390, "height": 800})
+    explain(page, 3, 48, 2, 5)
+    check()
+    page.emulate_media(forced_colors="active")
+    for selector in ("#bars i", ".rows i", ".unused", "canvas", "aside td"):
         adjust = "(element) => getComputedStyle(element).forcedColorAdjust"
         assert page.locator(selector).first.evaluate(adjust) == "none", selector
 
 
-def test_a_saved_page_opens_as_the_page_does(open_page, page, tmp_path):
-    path = tmp_path / "saved.html"
-    path.write_text(page.content(), encoding="utf-8")
-    saved = open_page(path=path)
-    assert saved.locator("#way .stage").count() == 8
-    assert saved.locator("#samples button").count() == 10
-    assert answer(saved) == "7"
-
-
 def test_the_written_page_of_another_network_works(open_page, tmp_path):
-    import keras
-
-    import cnn_mnist
-
-    layers = keras.layers
-    model = keras.Sequential(
+    model = Sequential(
         [
-            keras.Input((28, 28, 1)),
+            Input((28, 28, 1)),
             layers.RandomTranslation(0.1, 0.1),
             layers.Conv2D(5, 5, strides=2, padding="same", use_bias=False),
             layers.BatchNormalization(),
@@ -930,13 +759,16 @@ def test_the_written_page_of_another_network_works(open_page, tmp_path):
     path.write_text(cnn_mnist.page_of(model), encoding="utf-8")
     page = open_page(path=path)
     assert answer(page) in set("0123456789")
-    assert page.get_by_role("button", name="Untrained").count() == 0
-    for stage in range(2, 8):
-        picture(page, stage).focus()
+    assert page.locator("#training button").count() == 0
+    for number, stage in enumerate(range(2, 9), 1):
+        picture(page, number).focus()
         page.keyboard.press("ArrowRight")
-        assert chosen(page)["stage"] == stage
-        value = page.evaluate("resultOf(state.chosen)")
-        assert lines(page, -1)[-1] == pytest.approx(value, abs=0.00051)
+        found, map, row, column = chosen(page)
+        assert found == stage
+        if stage < 8:
+            values = results(page, stage)
+            values = values.reshape(*(1, 1, *values.shape)[-3:])
+            close(tables(page)[-1][-1], values[row, column, map], 0.00051)
     page.click("#why")
     assert page.locator("#evidence").count() == 0
     explain(page, 2, 2, 0, 0)
