@@ -586,9 +586,17 @@ def test_why_shows_what_each_place_adds_and_follows_the_answer(page):
         page.select_option("#rival", rival)  # another digit to compare with, or none
         close(tables(page)[0][-1], expected, 0.0006)
     page.click("#why")
-    place = places.argmin()  # leads to its strongest value
+    place = places.argmin()  # leads to its strongest values
     page.locator("#evidence [data-value]").nth(place).click()
-    assert chosen(page) == (4, np.abs(products[place]).argmax(), place // 5, place % 5)
+    strongest = np.argsort(-np.abs(products[place]))[:3]
+    here = products[place][strongest]
+    rest = [places[place] - here.sum(), places.sum() - places[place], bias]
+    close(tables(page)[0], [*here, *rest, scores[7] - scores[second]], 0.0006)
+    close(outlined(page, 0), [4 * (place // 5), 4 * (place % 5), 10, 10], 0.2)
+    page.locator(
+        "#explanation td [data-value], #explanation th [data-value]"
+    ).first.click()
+    assert chosen(page) == (4, strongest[0], place // 5, place % 5)
     page.click("#why")
     for digit in (4, 3):
         page.click(f"[data-sample='{digit}']")
