@@ -75,13 +75,6 @@ def answers(images, page=None, which="weights"):
     return np.array(evaluate(code, pixels, page, which))
 
 
-def to_digit(strokes):
-    """Return the image of a drawing, a list of strokes of points in the unit square."""
-    return np.reshape(
-        evaluate("(strokes) => [...toDigit(strokes)]", [strokes]), (28, 28)
-    )
-
-
 def read_photographs(photographs, box=None, light=None):
     """Return for each photograph (uint8, height x width x 4) what `findInk` finds.
 
