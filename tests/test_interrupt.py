@@ -24,7 +24,7 @@ def start(small_file, tmp_path):
     processes = []
 
     def start(code=None, **options):
-        flags = ["--data", small_file, "--epochs", "100000"]
+        flags = ["--data", small_file, "--epochs", "300"]
         flags += ["--save-model", tmp_path / "m.keras", "--plot", tmp_path / "p.png"]
         program = [SCRIPT] if code is None else ["-c", code]
         options = {"stderr": subprocess.PIPE, "preexec_fn": default_ctrl_c} | options
