@@ -128,7 +128,7 @@ def train(model, x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, callbacks=()):
 
     x, y: as from `load_data`. The last tenth, VALIDATION_SPLIT, is for validation: the
         network does not learn from it. Its results are val_loss and val_accuracy.
-    callbacks: objects of keras.callbacks.Callback, whose methods `fit` calls on its way.
+    callbacks: objects whose methods `fit` calls, such as keras.callbacks.EarlyStopping().
     Each value of the dict is a list with one number for each epoch. With 0 epochs the dict
     is empty.
     """
@@ -257,6 +257,7 @@ def check_images(path, x, y):
 def load_model(path):
     """Return the compiled model saved at `path`, with its optimizer's state.
 
+    A layer class of your own needs @keras.saving.register_keras_serializable().
     Raises InputError if there is none, if Keras refuses it because it holds code, if it
     is not compiled, or if it does not turn images into NUM_CLASSES numbers.
     """
@@ -438,13 +439,13 @@ def layers_of(model):
     Raises InputError if draw.html cannot do what the model does.
     """
     if type(model) is not keras.Sequential:  # the page runs one layer after another
-        raise InputError("draw.html needs a keras.Sequential")
+        raise InputError("--page needs a keras.Sequential")
     if not model.built:  # a model without an Input is built by its first images
         model.build((None, *INPUT_SHAPE))
     descriptions = [describe(layer) for layer in model.layers]
     last = descriptions[-1]
     if last["class"] != "Dense" or last["activation"] != "softmax":
-        raise InputError("draw.html needs a last layer that is Dense with softmax")
+        raise InputError("--page needs a last layer that is Dense with softmax")
     return descriptions
 
 
@@ -457,14 +458,12 @@ def describe(layer):
     config = layer.get_config()
     where = f"the layer {layer.name} ({kind})"
     if kind not in PAGE_LAYERS:
-        raise InputError(f"draw.html does not know {where}")
+        raise InputError(f"--page does not know {where}")
     for option, values in PAGE_VALUES.items():
         if option in config and config[option] not in values:
-            raise InputError(
-                f"draw.html cannot do {option}={config[option]} of {where}"
-            )
+            raise InputError(f"--page cannot show {option}={config[option]} of {where}")
     if kind == "Dense" and len(layer.input.shape) > 2:
-        raise InputError(f"draw.html needs Flatten before {where}")
+        raise InputError(f"--page needs Flatten before {where}")
     return {
         **config,
         "class": kind,
@@ -517,7 +516,7 @@ def check_output_files(args, model):
             raise InputError(
                 f"cannot write {path}: it must be a {' or '.join(suffixes)} file"
             )
-        with using(path):
+        with using(f"the folder {path.parent}"):
             tempfile.TemporaryFile(dir=path.parent).close()  # is writing allowed?
     if args.plot:
         with using("--plot without matplotlib (pip install matplotlib)"):
