@@ -19,7 +19,9 @@ SCRIPT = TOP / "cnn_mnist.py"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals as on POSIX")
 # The environment of a user, who has not set what importing the script sets.
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+ENVIRONMENT = {
+    k: v for k, v in os.environ.items() if not k.startswith(("TF_", "PYTHON"))
+}
 # The last two lines of every run.
 RESULT = re.compile(r"Test loss: (\d+\.\d{4})\nTest accuracy: ([01]\.\d{4})\n\Z")
 
