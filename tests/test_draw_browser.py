@@ -669,18 +669,8 @@ def test_the_focus_goes_to_an_explanation_which_begins_at_its_top_and_back(page)
     assert has_focus(picture(page, 3))
 
 
-def test_a_finger_draws_and_a_tap_on_a_phone_leaves_its_value_in_sight(open_page):
+def test_a_tap_on_a_phone_leaves_its_value_in_sight_and_a_finger_draws(open_page):
     phone = open_page(390, 844, phone=True)
-    pad = phone.locator("#pad").bounding_box()
-    session = phone.context.new_cdp_session(phone)
-    moves = [("touchMove", y) for y in np.linspace(0.8, 0.1, 8)]
-    for kind, *places in (("touchStart", 0.9), *moves, ("touchEnd",)):
-        x = pad["x"] + pad["width"] / 2
-        points = [{"x": x, "y": pad["y"] + y * pad["height"]} for y in places]
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    assert phone.evaluate("scrollY") == 0
-    assert (answer(phone), len(phone.evaluate("state.drawing.strokes"))) == ("1", 1)
-
     panel = phone.locator("aside")
     assert not panel.is_visible()
     _, y = point_at(phone, 1, 2, 12, 12)
@@ -697,6 +687,17 @@ def test_a_finger_draws_and_a_tap_on_a_phone_leaves_its_value_in_sight(open_page
     assert chosen(phone) == (1, 2, 12, 13)
     phone.click("#close")
     assert not panel.is_visible()
+
+    phone.evaluate("scrollTo(0, 0)")
+    pad = phone.locator("#pad").bounding_box()
+    session = phone.context.new_cdp_session(phone)
+    moves = [("touchMove", y) for y in np.linspace(0.8, 0.1, 8)]
+    for kind, *places in (("touchStart", 0.9), *moves, ("touchEnd",)):
+        x = pad["x"] + pad["width"] / 2
+        points = [{"x": x, "y": pad["y"] + y * pad["height"]} for y in places]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert phone.evaluate("scrollY") == 0
+    assert (answer(phone), len(phone.evaluate("state.drawing.strokes"))) == ("1", 1)
 
 
 def test_no_width_scrolls_sideways(page):
