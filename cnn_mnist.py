@@ -213,7 +213,7 @@ class InputError(ValueError):
 def using(what):
     """Turn any error in the `with` block into an InputError of one line.
 
-    Use it where a file is read, and nowhere else: other errors keep their traceback.
+    Wrap only what opens a file, a folder or a package. Other errors keep their traceback.
     """
     try:
         yield  # the block

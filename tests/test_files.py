@@ -144,9 +144,10 @@ def test_a_wrong_path_is_answered_before_training(
     (tmp_path / "file").touch()
     (tmp_path / "folder.keras").mkdir()
     before = sorted(os.listdir(tmp_path))
-    done = run("--data", small_file, "--epochs", 0, flag, tmp_path / name)
+    path = tmp_path / name
+    done = run("--data", small_file, "--epochs", 0, flag, path)
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
-    assert str(tmp_path) in done.err
+    assert str(path) in done.err or f"folder {path.parent}:" in done.err
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -159,10 +160,11 @@ def test_a_read_only_folder_is_answered_before_training(run, small_file, tmp_pat
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
 
 
-def test_the_check_leaves_an_existing_file_as_it_is(run, saved, tmp_path):
+def test_the_check_leaves_an_existing_file_as_it_is(run, small_file, saved, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(saved.read_bytes())
-    done = run("--save-model", path, "--data", "nowhere.npz")
+    plot = tmp_path / "nowhere" / "plot.png"  # is checked after the model's file
+    done = run("--data", small_file, "--save-model", path, "--plot", plot)
     assert done.status == 2
     assert path.read_bytes() == saved.read_bytes()
     assert os.listdir(tmp_path) == ["model.keras"]
