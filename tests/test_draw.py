@@ -327,11 +327,6 @@ def in_yellow(digit):
     return photograph
 
 
-def on_nothing(digit, ink):
-    """Ink on what is transparent."""
-    return np.dstack([np.full((28, 28, 3), ink, np.uint8), digit])
-
-
 VIEWS = {
     "paper": lambda digit: colours(sheet(digit)),
     "small": lambda digit: colours(sheet(digit, side=28, top=200, left=20)),
@@ -341,8 +336,6 @@ VIEWS = {
     "MNIST, black": lambda digit: colours(255.0 - digit),
     "MNIST, white": lambda digit: colours(1.0 * digit),
     "yellow": in_yellow,
-    "black on nothing": lambda digit: on_nothing(digit, 0),
-    "white on nothing": lambda digit: on_nothing(digit, 255),
 }
 
 
