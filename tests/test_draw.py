@@ -340,13 +340,13 @@ VIEWS = {
 
 
 def test_photographs_are_read_in_any_place_size_light_and_colour(mnist):
-    digits, labels = mnist["x_test"][:10], mnist["y_test"][:10]
+    digits, labels = mnist["x_test"][:5], mnist["y_test"][:5]
     photographs = [view(digit) for view in VIEWS.values() for digit in digits]
     found = page.read_photographs(photographs)
-    misread = np.reshape([f["answer"] for f in found], (-1, 10)) != labels
-    assert {name: n for name, n in zip(VIEWS, misread.sum(axis=1)) if n > 1} == {}
+    answers = np.reshape([f["answer"] for f in found], (-1, 5)).tolist()
+    assert dict(zip(VIEWS, answers)) == dict.fromkeys(VIEWS, labels.tolist())
     # MNIST's own digits have their centre and size already, and are found as they are.
-    black = np.reshape([f["digit"] for f in found], (-1, 10, 28, 28))[5]
+    black = np.reshape([f["digit"] for f in found], (-1, 5, 28, 28))[5]
     assert np.abs(digits / 255 - black).mean() < 0.04
 
 
