@@ -541,7 +541,7 @@ def test_a_value_of_a_convolution_is_products_a_bias_and_what_came_of_it(page):
     close(results(page, 1), trained, 0)
 
 
-def test_a_region_has_a_winner(page):
+def test_a_region_has_a_winner_to_follow_back(page):
     explain(page, 2, 3, 4, 6)
     region = results(page, 1)[8:10, 12:14, 3]
     close(tables(page)[0], region)
@@ -549,6 +549,10 @@ def test_a_region_has_a_winner(page):
     row, column, map = np.argwhere(results(page, 2) == 0)[0].tolist()
     explain(page, 2, map, row, column)  # all are 0
     assert page.locator("aside td.winner").count() == 0
+    explain(page, 2, 3, 4, 6)
+    page.click("aside p [data-value]")
+    row, column = np.argwhere(region == region.max())[0]
+    assert chosen(page) == (1, 3, 8 + row, 12 + column)
 
 
 def test_why_shows_what_each_place_adds_and_follows_the_answer(page):
