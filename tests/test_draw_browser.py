@@ -551,7 +551,9 @@ def test_why_shows_what_each_place_adds_and_follows_the_answer(page):
     boxes = [square.bounding_box() for square in squares.all()]
     for place, box in enumerate(boxes):
         middle = [box[axis] - digit[axis] + 2 * pixel for axis in ("y", "x")]
-        close(np.divide(middle, pixel), [4 * (place // 5) + 5, 4 * (place % 5) + 5], 0.1)
+        close(
+            np.divide(middle, pixel), [4 * (place // 5) + 5, 4 * (place % 5) + 5], 0.1
+        )
         close([box["width"], box["height"]], [4 * pixel, 4 * pixel], 0.1)
     for rival, expected in (("1", scores[7] - scores[1]), ("", scores[7])):
         page.select_option("#rival", rival)  # another digit to compare with, or none

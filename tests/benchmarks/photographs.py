@@ -39,7 +39,7 @@ CONDITIONS = {
     "digit cut out to its edges": "cut out",
 }
 PENS = {"thin": (0.8, 1.4), "thick": (3.5, 4.5)}  # in MNIST's pixels
-CLIP = {"x": 0, "y": 0, "width": 332, "height": 575}  # of the picture of the page
+CLIP = {"x": 0, "y": 0, "width": 332, "height": 569}  # of the picture of the page
 SCALE = 8  # by which a digit is enlarged as it is drawn
 
 
