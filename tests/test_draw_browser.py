@@ -242,10 +242,10 @@ def test_strokes_moves_and_clear_are_steps_that_undo_takes_back(page):
     assert page.evaluate("state.drawing.move") == [0, -1]
     page.click("#clear")
     assert (answer(page), seen(page).any()) == ("", False)
-    assert "%" not in page.inner_text("#way .stage:nth-child(8) table")
     assert not page.is_enabled("#clear")
-    explain(page, 1, 3)
-    assert tables(page) == []  # nothing is calculated
+    assert not page.is_enabled("#why")
+    # Without ink, the biases are left.
+    close(results(page, 1)[9, 9], np.maximum(node.arrays()[1], 0), 1e-6)
     for image in (*images[::-1], start):
         page.click("#undo")
         close(seen(page), image, 0)
@@ -502,8 +502,13 @@ def test_a_value_of_a_convolution_is_products_a_bias_and_what_came_of_it(page):
         z = results(page, stage, "sums")[row, column, map]
         value = results(page, stage)[row, column, map]
         close(lines, [subtotals[opened], *others, bias, z, value], 0.00051)
-    page.click("aside [data-value]")  # its name leads to the map
-    assert chosen(page) == (2, 20, 3, 6)
+    page.click("aside [data-value]")  # its name leads to the largest product
+    shares = np.abs(inputs * kernel)[..., opened]
+    row, column = np.argwhere(shares == shares.max())[0]
+    assert chosen(page) == (2, 20, 2 + row, 5 + column)
+    page.click("#back")
+    assert chosen(page) == (3, 48, 2, 5)
+    assert not page.is_visible("#back")
     explain(page, 3, 48, 2, 5)
     assert buttons.nth(strongest).get_attribute("aria-pressed") == "true"
 
