@@ -13,7 +13,6 @@ LOSS = '"categorical_crossentropy"'
 ADAM = '"adam"'
 FIRST = 'layers.Conv2D(32, kernel_size=(3, 3), activation="relu"),'
 SECOND = 'layers.Conv2D(64, kernel_size=(3, 3), activation="relu"),'
-DROPOUT = "layers.Dropout(0.5),"
 CALLBACKS = "callbacks=callbacks,"
 MODEL = "model = keras.Sequential("
 INPUT = "keras.Input(shape=INPUT_SHAPE),"
@@ -62,7 +61,7 @@ CHANGES = {
             INPUT: f"{INPUT} layers.RandomTranslation(0.1, 0.1),",
             FIRST: WIDE,
             SECOND: f"{SECOND} layers.BatchNormalization(),",
-            DROPOUT: 'layers.Dense(16, activation="relu"),',
+            "layers.Dropout(0.5),": 'layers.Dense(16, activation="relu"),',
         },
     ),
     "numbers of 16 bits": (["loss", "accuracy"], {MODEL: f"{POLICY}; {MODEL}"}),

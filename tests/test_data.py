@@ -19,11 +19,7 @@ ORIGINAL_MD5 = {
 
 
 def as_idx(array):
-    """The array in the format of the original files.
-
-    Two zero bytes, 8 for uint8, the number of axes; each axis's length as a
-    big-endian int32; the values.
-    """
+    """The array in the original format: its type, its axes, their lengths, its values."""
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
     return header + array.tobytes()
 

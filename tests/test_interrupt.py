@@ -1,4 +1,7 @@
-"""Ctrl-C: once to end the training with its results, twice to stop at once."""
+"""Ctrl-C: once to end the training with its results, twice to stop at once.
+
+And a reader of the output who leaves.
+"""
 
 import os
 import signal
@@ -63,6 +66,15 @@ def test_ctrl_c_that_ends_tee_too(start, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["m.keras", "p.png"]
 
 
+@posix
+def test_a_closed_pipe_ends_the_program_quietly(start):
+    """As with `| head`: what is printed next finds nobody who reads it."""
+    process = start(stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
 @pytest.fixture
 def train_with_ctrl_c(small_file):
     """A function that trains with Ctrl-C pressed twice in the fourth of 9 steps.
@@ -106,7 +118,7 @@ def test_an_ignored_ctrl_c_stays_ignored(train_with_ctrl_c):
 def test_a_run_outside_the_main_thread(run, small_file):
     done = []
     thread = threading.Thread(
-        target=lambda: done.append(run("--data", small_file, "--epochs", 1))
+        target=lambda: done.append(run("--data", small_file, "--epochs", 0))
     )
     thread.start()
     thread.join()

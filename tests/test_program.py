@@ -199,25 +199,5 @@ def test_a_keras_that_does_not_load_is_blamed_itself(tmp_path):
 def test_ctrl_c_while_keras_loads_leaves_no_traceback(tmp_path):
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass"
     (tmp_path / "keras.py").write_text(code)
-    handler = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
-    done = start(tmp_path, code=handler)
+    done = start(tmp_path)
     assert (done.returncode, done.stderr) == (130, "")
-
-
-@posix
-def test_a_closed_pipe_ends_the_program_quietly(small_file):
-    """As with `| head`: what is printed next finds nobody who reads it."""
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--data", small_file, "--epochs", "0"],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-    for line in process.stdout:
-        if line.startswith(" Non-trainable"):
-            break
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait() == 1
