@@ -43,11 +43,12 @@ def test_layer(model, i):
 
 
 def test_compile_settings(model):
-    """The numbers of Adam are compared in test_maths.py, step by step."""
     config = model.get_compile_config()
     assert config["loss"] == "categorical_crossentropy"
     assert config["metrics"] == ["accuracy"]
     assert type(model.optimizer) is keras.optimizers.Adam
+    found = model.optimizer.get_config()
+    assert found == keras.optimizers.Adam(0.001, name=found["name"]).get_config()
 
 
 def test_each_call_builds_a_new_model(model):

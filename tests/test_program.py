@@ -64,7 +64,7 @@ def test_the_numbers_are_those_of_the_plain_keras_calls(run, small_file):
 
 def test_a_terminal_gets_the_progress_bar(run, small_file, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert "━" in run("--data", small_file, "--epochs", 1).out
+    assert "\r" in run("--data", small_file, "--epochs", 1).out
 
 
 @pytest.mark.parametrize(
