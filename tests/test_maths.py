@@ -67,46 +67,36 @@ def network(weights, x, mask=1.0):
 
 
 def adam(theta, m, v, g, t, alpha=0.001, beta_1=0.9, beta_2=0.999, eps=1e-7):
-    """One update as Keras does it: eps beside sqrt(v), not beside sqrt(vhat)."""
+    """One update as Keras does it: eps is added to sqrt(v), before the correction."""
     m = beta_1 * m + (1 - beta_1) * g
     v = beta_2 * v + (1 - beta_2) * g**2
-    alpha_t = alpha * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
-    return theta - alpha_t * m / (np.sqrt(v) + eps), m, v
+    m_hat = m / (1 - beta_1**t)
+    usual_size = (np.sqrt(v) + eps) / np.sqrt(1 - beta_2**t)
+    return theta - alpha * m_hat / usual_size, m, v
 
 
-def adam_of_the_paper(
-    theta, m, v, g, t, alpha=0.001, beta_1=0.9, beta_2=0.999, eps=1e-7
-):
-    """theta - alpha mhat / (sqrt(vhat) + eps)"""
-    m = beta_1 * m + (1 - beta_1) * g
-    v = beta_2 * v + (1 - beta_2) * g**2
-    m_hat, v_hat = m / (1 - beta_1**t), v / (1 - beta_2**t)
-    return theta - alpha * m_hat / (np.sqrt(v_hat) + eps), m, v
+# --- Layer by layer, on random input ------------------------------------------
 
 
-# --- Layer by layer, on real digits and on random input -----------------------
-
-
-@pytest.fixture(scope="module")
-def model():
-    """The network with biases too, as they start at zero."""
-    keras.utils.set_random_seed(0)
+def random_model(seed):
+    """The network with random biases, too. They start at zero."""
+    keras.utils.set_random_seed(seed)
     model = cnn_mnist.build_model()
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     model.set_weights(
         [w + random.normal(0, 0.05, w.shape) for w in model.get_weights()]
     )
     return model
 
 
-@pytest.fixture(scope="module", params=["digits", "random"])
-def inputs(request, model, small):
-    """What each layer gets: the activations of 50 images, or random numbers."""
-    if request.param == "digits":
-        values = [small["x_test"][:50, ..., np.newaxis].astype("float32") / 255]
-        for part in model.layers:
-            values.append(np.asarray(part(values[-1])))
-        return values[:-1]
+@pytest.fixture(scope="module")
+def model():
+    return random_model(0)
+
+
+@pytest.fixture(scope="module")
+def inputs(model):
+    """Random numbers for each layer."""
     random = np.random.default_rng(1)
     return [
         random.normal(size=(50, *part.input.shape[1:])).astype("float32")
@@ -119,18 +109,6 @@ def test_convolution(model, inputs, i):
     kernel, bias = model.layers[i].get_weights()
     found = np.asarray(model.layers[i](inputs[i]))
     np.testing.assert_allclose(found, convolution(inputs[i], kernel, bias), **TOLERANCE)
-    assert found.shape[1] == inputs[i].shape[1] - 2  # 28 -> 26, 13 -> 11
-
-
-def test_convolution_is_cross_correlation(model):
-    """A single lit pixel comes out as the kernel turned round, not as the kernel."""
-    kernel, bias = model.layers[0].get_weights()
-    x = np.zeros((1, 28, 28, 1), "float32")
-    x[0, 10, 20] = 1
-    found = np.asarray(model.layers[0](x))[0, 8:11, 18:21]
-    np.testing.assert_allclose(
-        found, np.maximum(kernel[::-1, ::-1, 0] + bias, 0), **TOLERANCE
-    )
 
 
 @pytest.mark.parametrize("i", [1, 3])
@@ -139,20 +117,9 @@ def test_max_pooling(model, inputs, i):
     assert np.array_equal(found, max_pooling(inputs[i]))
 
 
-def test_max_pooling_drops_the_odd_row_and_column(model):
-    x = np.zeros((1, 11, 11, 64), "float32")
-    x[:, 10, :] = x[:, :, 10] = 1
-    found = np.asarray(model.layers[3](x))
-    assert found.shape == (1, 5, 5, 64)
-    assert not found.any()
-
-
 def test_flatten(model, inputs):
     found = np.asarray(model.layers[4](inputs[4]))
     assert np.array_equal(found, flatten(inputs[4]))
-    for row, column, channel in ((0, 0, 1), (0, 1, 0), (1, 0, 0), (4, 4, 63)):
-        i = (row * 5 + column) * 64 + channel
-        assert np.array_equal(found[:, i], inputs[4][:, row, column, channel])
 
 
 def test_dropout(model, inputs):
@@ -162,7 +129,6 @@ def test_dropout(model, inputs):
     assert np.array_equal(found, np.where(kept, 2 * x, 0))  # 1 / (1 - p) = 2
     # 80,000 draws of Bernoulli(1/2): one standard deviation of the mean is 0.0018.
     assert kept.mean() == pytest.approx(0.5, abs=0.01)
-    assert found.mean() == pytest.approx(x.mean(), rel=0.02)
     assert np.array_equal(np.asarray(model.layers[5](x, training=False)), x)
 
 
@@ -170,16 +136,6 @@ def test_dense_with_softmax(model, inputs):
     kernel, bias = model.layers[6].get_weights()
     found = np.asarray(model.layers[6](inputs[6]))
     np.testing.assert_allclose(found, dense(inputs[6], kernel, bias), **TOLERANCE)
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
-
-
-def test_a_large_logit_does_not_overflow(model):
-    x = np.zeros((2, 1600), "float32")
-    x[0, 0], x[1, 0] = 1e5, -1e5
-    kernel, bias = model.layers[6].get_weights()
-    assert np.abs(x @ kernel).max() > 89  # where e^z leaves the range of float32
-    found = np.asarray(model.layers[6](x))
-    np.testing.assert_allclose(found, dense(x, kernel, bias), **TOLERANCE)
 
 
 def test_loss_and_accuracy(model, small):
@@ -195,29 +151,21 @@ def test_loss_and_accuracy(model, small):
 # --- The whole network --------------------------------------------------------
 
 
-def test_the_trained_network_from_its_weights(saved, mnist):
+def test_the_trained_network_from_its_weights(saved, small):
     model = keras.saving.load_model(saved)
-    x = mnist["x_test"][:300, ..., np.newaxis].astype("float32") / 255
+    x = small["x_test"][..., np.newaxis].astype("float32") / 255
     expected = network([w.astype("float64") for w in model.get_weights()], x)
     found = model.predict(x, verbose=0)
     assert np.abs(found - expected).max() < 1e-5
     assert np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
-    assert accuracy(np.eye(10)[mnist["y_test"][:300]], found) > 0.5
+    assert accuracy(np.eye(10)[small["y_test"]], found) > 0.5
 
 
-@pytest.fixture(scope="module", params=["digits", "random"])
-def step(request, small):
-    """One training step of Keras on 16 images, and what dropout multiplied with."""
-    keras.utils.set_random_seed(2)
-    random = np.random.default_rng(2)
-    model = cnn_mnist.build_model()
-    model.set_weights(
-        [w + random.normal(0, 0.05, w.shape) for w in model.get_weights()]
-    )
-    if request.param == "digits":
-        x = small["x_train"][:16, ..., np.newaxis].astype("float32") / 255
-    else:
-        x = random.uniform(size=(16, 28, 28, 1)).astype("float32")
+@pytest.fixture(scope="module")
+def step(small):
+    """One training step of Keras on 16 digits, and the same loss in NumPy."""
+    model = random_model(2)
+    x = small["x_train"][:16, ..., np.newaxis].astype("float32") / 255
     y = np.eye(10, dtype="float32")[small["y_train"][:16]]
 
     dropout = model.layers[5]
@@ -227,16 +175,14 @@ def step(request, small):
 
     before = [w.astype("float64") for w in model.get_weights()]
     loss, _ = model.train_on_batch(x, y)
-    moments = [np.asarray(v.numpy(), "float64") for v in model.optimizer.variables[2:]]
-    # The first step leaves m = (1 - beta_1) g.
+    # Adam's variables are two numbers, then m and v of each weight. The first step leaves
+    # m = (1 - beta_1) g.
+    moments = [np.asarray(m, "float64") for m in model.optimizer.variables[2::2]]
     return {
         "loss": float(loss),
         "expected_loss": lambda weights: cross_entropy(y, network(weights, x, mask)),
         "before": before,
-        "after": model.get_weights(),
-        "m": moments[0::2],
-        "v": moments[1::2],
-        "gradients": [m / 0.1 for m in moments[0::2]],
+        "gradients": [m / 0.1 for m in moments],
     }
 
 
@@ -275,33 +221,20 @@ def test_the_gradient_numerically(step, i):
     assert np.abs(gradient).max() > 1e-3
 
 
-@pytest.mark.parametrize("i", range(6))
-def test_the_update_of_a_training_step(step, i):
-    zero = np.zeros_like(step["before"][i])
-    expected, m, v = adam(step["before"][i], zero, zero, step["gradients"][i], t=1)
-    np.testing.assert_allclose(step["m"][i], m, rtol=1e-6)
-    np.testing.assert_allclose(step["v"][i], v, rtol=1e-5, atol=1e-15)
-    np.testing.assert_allclose(step["after"][i], expected, rtol=1e-6, atol=1e-7)
-    assert np.abs(expected - step["before"][i]).max() == pytest.approx(0.001, rel=0.01)
-
-
 def test_adam_over_many_steps():
     """Random gradients of very different sizes, 50 steps, every weight."""
     model = cnn_mnist.build_model()
     random = np.random.default_rng(3)
-    thetas = [w.astype("float64") for w in model.get_weights()]
-    states = [(theta, np.zeros_like(theta), np.zeros_like(theta)) for theta in thetas]
+    # Each weight, with its m and v.
+    states = [(w.astype("float64"), 0.0, 0.0) for w in model.get_weights()]
     for t in range(1, 51):
         gradients = [
             (
                 random.normal(size=w.shape) * 10.0 ** random.uniform(-6, 0, w.shape)
             ).astype("float32")
-            for w in thetas
+            for w, _, _ in states
         ]
-        model.optimizer.apply(
-            [keras.ops.convert_to_tensor(g) for g in gradients],
-            model.trainable_variables,
-        )
+        model.optimizer.apply(gradients, model.trainable_variables)
         states = [
             adam(*state, g.astype("float64"), t) for state, g in zip(states, gradients)
         ]
@@ -309,28 +242,19 @@ def test_adam_over_many_steps():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-# --- The worked examples of the README ------------------------------------------
+# --- The worked examples of the README ----------------------------------------
 
 SCORES, TRUE = np.array([[2.0, 1.0, 0.0]]), np.array([[1.0, 0.0, 0.0]])
 PROBABILITIES = softmax(SCORES)
 
 
-def slope(function, x, h=1e-6):
-    """The slope of a function of one number, by a small step to each side."""
-    return (function(x + h) - function(x - h)) / (2 * h)
-
-
-def slopes(function, values):
-    """The slope for each of several values, the others left as they are."""
+def slopes(function, values, h=1e-6):
+    """The slope for each of several values, by a small step to each side."""
     found = np.empty(values.shape)
     for place in np.ndindex(values.shape):
-
-        def along(value, place=place):
-            changed = values.copy()
-            changed[place] = value
-            return function(changed)
-
-        found[place] = slope(along, values[place])
+        step = np.zeros(values.shape)
+        step[place] = h
+        found[place] = (function(values + step) - function(values - step)) / (2 * h)
     return found
 
 
@@ -339,13 +263,11 @@ def test_example_of_the_convolution():
     kernel = np.tile(np.array([-1, 0, 1], "float32"), (3, 1))
     layer = keras.layers.Conv2D(1, 3, activation="relu")
     layer.build((None, 3, 3, 1))
-    for image, bias, expected in (
-        (window, 0, 3),
-        (window[:, ::-1], 0, 0),  # its mirror image, where the sum is -3
-    ):
-        layer.set_weights([kernel[..., np.newaxis, np.newaxis], np.array([bias])])
+    layer.set_weights([kernel[..., np.newaxis, np.newaxis], np.zeros(1)])
+    mirrored = window[:, ::-1]
+    for image, expected in ((window, 3), (mirrored, 0)):
         assert np.asarray(layer(image[np.newaxis, ..., np.newaxis])) == expected
-    assert np.sum(window[:, ::-1] * kernel) == -3
+    assert np.sum(mirrored * kernel) == -3
 
 
 def test_the_learned_kernel_is_that_of_the_page():
@@ -452,9 +374,9 @@ def test_example_of_the_running_mean():
 
 def test_examples_of_adam():
     for g in (0.2, 0.002):
-        theta, m, v = adam_of_the_paper(0.0, 0.0, 0.0, g, t=1)
+        theta, m, v = adam(0.0, 0.0, 0.0, g, t=1)
         assert (m / 0.1, v / 0.001) == pytest.approx((g, g**2))
-        assert theta == pytest.approx(-0.001, rel=1e-4)
+        assert theta == pytest.approx(-0.001, rel=0.002)  # eps is in the way
 
 
 def test_the_first_weights():
@@ -489,31 +411,18 @@ def test_with_a_seed_every_epoch_has_the_same_order():
 
 
 def test_what_normalisation_is_for(small):
-    """From grey values up to 255, the first scores are 255 times as large.
+    """From grey values up to 255, the network's numbers are 255 times as large.
 
     The first guesses are then very sure and mostly wrong.
     """
     x, y = small["x_test"][..., np.newaxis], np.eye(10)[small["y_test"]]
-    for seed in (1, 2, 3):
-        keras.utils.set_random_seed(seed)
-        model = cnn_mnist.build_model()
-        usual = model.predict(x.astype("float32") / 255, verbose=0)
-        assert usual.max(axis=1).mean() < 0.2
-        large = model.predict(x.astype("float32"), verbose=0)
-        assert large.max(axis=1).mean() > 0.9
-        assert accuracy(y, large) < 0.3
-    layers = [layer.get_weights() for layer in model.layers if layer.weights]
-    scores = []
-    for images in (x[:5] / 255, x[:5] / 1):
-        maps = max_pooling(convolution(images, *layers[0]))
-        maps = max_pooling(convolution(maps, *layers[1]))
-        scores.append(flatten(maps) @ layers[2][0] + layers[2][1])
-    np.testing.assert_allclose(scores[1], 255 * scores[0], rtol=1e-4, atol=1e-4)
-
-
-def test_accuracy_is_the_share_of_equal_largest_places():
-    y = np.eye(3)[[0, 2, 1, 1]]
-    found = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.1, 0.8, 0.1], [0, 0.3, 0.7]])
-    share = np.mean(found.argmax(axis=1) == y.argmax(axis=1))
-    metric = keras.metrics.CategoricalAccuracy()
-    assert float(metric(y, found)) == share == 0.5
+    keras.utils.set_random_seed(1)
+    model = cnn_mnist.build_model()
+    usual = model.predict(x / 255, verbose=0)
+    large = model.predict(x, verbose=0)
+    assert usual.max(axis=1).mean() < 0.2
+    assert large.max(axis=1).mean() > 0.9
+    assert accuracy(y, large) < 0.3
+    maps = keras.Sequential(model.layers[:5])
+    found = maps.predict(x, verbose=0) / 255
+    np.testing.assert_allclose(found, maps.predict(x / 255, verbose=0), **TOLERANCE)
