@@ -513,7 +513,10 @@ def test_a_value_of_a_convolution_is_products_a_bias_and_what_came_of_it(page):
     assert buttons.nth(strongest).get_attribute("aria-pressed") == "true"
 
     trained = results(page, 1)
-    page.locator("#training button").last.click()
+    switch = page.locator("#training button")
+    switch.last.click()
+    pressed = [button.get_attribute("aria-pressed") for button in switch.all()]
+    assert pressed == ["false", "true"]
     (expected,) = node.answers([seen(page)], which="first_weights")
     close(results(page, 7), expected, 1e-12)
     assert expected.max() < 0.3
@@ -521,7 +524,7 @@ def test_a_value_of_a_convolution_is_products_a_bias_and_what_came_of_it(page):
     _, weights, _, _, other = tables(page)
     close(weights, first[0][..., 3])
     close(other, arrays[0][..., 3])
-    page.locator("#training button").first.click()
+    switch.first.click()
     close(results(page, 1), trained, 0)
 
 
