@@ -88,6 +88,7 @@ BAD_MODELS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
 @pytest.mark.parametrize("case", BAD_MODELS)
 def test_an_unusable_model_is_named_in_one_line(case, run, small_file, tmp_path):
     path = tmp_path / "bad.keras"
