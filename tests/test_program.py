@@ -83,6 +83,7 @@ def test_the_ends_of_the_ranges(run, small, tmp_path):
     np.savez(path, **{name: array[:2] for name, array in small.items()})
     flags = ("--batch-size", 1, "--seed", 2**32 - 1)
     assert run("--data", path, "--epochs", 1, *flags).status == 0
+    assert cnn_mnist.parse_args(["--seed", "0", "--epochs", "0"]).seed == 0
 
 
 def test_help_states_every_default_and_no_other(run):
